@@ -1,0 +1,32 @@
+"""What was asked, and what was decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from tallystick.core.digests import Digest
+from tallystick.core.findings import Finding
+from tallystick.evidence.claims import Claims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """What the evidence must be bound to: computed by the broker, never taken from the evidence."""
+
+    report_data: bytes
+    issued_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One answer: for which key, on which claims, under which policy, at which moment, and why."""
+
+    key: str
+    allowed: bool
+    release: Digest | None  # the release whose tuple matched
+    nearest: Digest | None  # when refused: the release that came closest
+    findings: tuple[Finding, ...]  # every reason; empty when allowed
+    policy: Digest  # of the compiled policy (its exact bytes)
+    at: datetime
+    claims: Claims

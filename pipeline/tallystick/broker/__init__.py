@@ -1,0 +1,1 @@
+"""The key broker: an HTTP service that lets nothing out that does not tally."""

@@ -1,0 +1,1 @@
+"""Recipe to image with Nix, twice; contents lists; comparison of rebuilds."""

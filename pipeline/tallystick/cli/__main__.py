@@ -1,0 +1,5 @@
+"""``python -m tallystick.cli`` is ``tally``."""
+
+from tallystick.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""A policy and a channel's verified releases, to compiled policies, each proved."""

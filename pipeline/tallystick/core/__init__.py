@@ -1,0 +1,1 @@
+"""Digests, errors with exit codes, findings, expectations, and files written whole. Standard library only."""

@@ -1,0 +1,1 @@
+"""Attester bytes, endorsements and a time, to verified claims: one module per attester."""

@@ -1,0 +1,1 @@
+"""What attester and broker share: KBS messages, JWE, report-data binding."""

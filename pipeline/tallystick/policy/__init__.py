@@ -1,0 +1,1 @@
+"""The policy people write, checked, and its normal form."""

@@ -1,0 +1,1 @@
+"""SLSA provenance v1 from the derivation graph; rebuild links."""

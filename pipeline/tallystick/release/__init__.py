@@ -1,0 +1,1 @@
+"""The release index, rebuild quorum, promotion into TUF channels, revocation."""

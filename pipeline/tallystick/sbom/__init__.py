@@ -1,0 +1,1 @@
+"""CycloneDX of what is in an image, from contents lists and the derivation graph."""

@@ -1,0 +1,1 @@
+"""Sigstore bundles: sign, verify against the trust file; the embedded Sigstore."""
