@@ -22,7 +22,8 @@ def exit_codes() -> str:
         "| code | name | what it tells the caller |\n|---|---|---|\n" + rows + "\n"
         "With `--json`, an error is also one JSON document on stdout:\n\n"
         '```json\n{"error": {"code": "<stable-code>", "exit": 6, "message": "…",\n'
-        '           "findings": [{"code": "…", "where": "…", "want": "…", "got": "…", "message": "…"}]}}\n```\n\n'
+        '           "findings": [{"code": "…", "where": "…", "want": "…", "got": "…", "message": "…"}]}}\n'
+        "```\n\n"
         "Ctrl-C ends a command with 130 (128 + SIGINT), and nothing half-written stays behind.\n"
     )
 

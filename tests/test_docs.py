@@ -18,7 +18,8 @@ PAGES = sorted(p for p in ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.m
 @pytest.mark.parametrize("name", ["reference.md", "exit-codes.md"])
 def test_generated_pages_are_fresh(name):
     """In a process of its own: a help text is laid out for the terminal's width when it is imported."""
-    script = f"import sys; sys.path.insert(0, 'docs'); import generate; sys.stdout.write(generate.PAGES[{name!r}]())"
+    script = "import sys; sys.path.insert(0, 'docs'); import generate; "
+    script += f"sys.stdout.write(generate.PAGES[{name!r}]())"
     made = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
