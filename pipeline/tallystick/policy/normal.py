@@ -1,4 +1,4 @@
-"""The normal form: whole release tuples and constraints, as targets compile them and the broker reads them."""
+"""The normal form: whole release tuples and constraints, as targets and the broker read them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Tuple:
 
     platform: str
     evidence_kind: str
+    image: Digest  # sha256 of the measured image file
+    firmware: Digest  # sha256 of the firmware file
+    shape: tuple[tuple[str, int | str], ...]  # sorted: (("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu"))
     expect: tuple[tuple[str, Expect], ...]  # claim path -> expectation, sorted by path
 
 
@@ -25,6 +28,7 @@ class PermittedRelease:
     digest: Digest  # the release digest
     name: str
     version: str
+    promoted_at: datetime  # when the promotion's VSA was signed; the newest release is named first
     vsa: Digest  # of the promotion's bundle
     bundles: tuple[Digest, ...]  # of every verified bundle, sorted
     labels: tuple[str, ...]  # roots it rests on: ("embedded-dev",)
@@ -40,18 +44,39 @@ class KeyRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformRule:
+    """What is asked of every evidence of one platform, whichever release it matches."""
+
+    platform: str
+    evidence_kind: str
+    roots: tuple[str, ...]  # labels of evidence roots that are accepted: ("software-tpm",), sorted
+    require: tuple[tuple[str, Expect], ...]  # claim path -> expectation, sorted by path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """A requirement that one target does not enforce, by a named decision."""
+
+    target: str
+    requirement: str
+    waived: Expect  # always Waived
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NormalForm:
     """A compiled policy before any target language: who may get which keys, and on what evidence."""
 
     policy: str  # name
     policy_digest: Digest  # sha256 of the policy file a person wrote
     channel: str
-    keys: tuple[KeyRule, ...]
-    releases: tuple[PermittedRelease, ...]
-    constraints: tuple[
-        tuple[str, str, Expect], ...
-    ]  # (evidence kind, claim path, expectation) on every tuple
-    roots: tuple[str, ...]  # labels of evidence roots that are accepted: ("software-tpm",)
+    keys: tuple[KeyRule, ...]  # sorted by key
+    releases: tuple[PermittedRelease, ...]  # sorted by digest
+    platforms: tuple[PlatformRule, ...]  # sorted by platform
     max_age_seconds: int  # oldest evidence that is accepted
-    waivers: tuple[tuple[str, Expect], ...]  # requirement name -> Waived
+    waivers: tuple[tuple[str, Expect], ...]  # requirement name -> Waived, sorted
+    residuals: tuple[Residual, ...]  # sorted by target, requirement
     not_after: datetime  # the compiled policy's own end
+
+    def platform(self, name: str) -> PlatformRule | None:
+        """Return the rule of the platform ``name``, or None when this policy does not allow it."""
+        return next((rule for rule in self.platforms if rule.platform == name), None)
