@@ -21,11 +21,10 @@ from tallystick.formats import ear
 DEVELOPER = "https://tallystick.dev"
 # AR4SI §2.3: the values that this verifier uses, one meaning each.
 APPROVED_BOOT = 3  # executables: "approved-boot"
-UNRECOGNIZED_EXECUTABLES = 33  # executables: "unsafe-config", and no more than a warning by itself
-CONTRAINDICATED = 99  # any entry: "contraindicated"
-APPROVED_CONFIGURATION = 2
-GENUINE_HARDWARE = 2
-UNSAFE_HARDWARE = 32  # genuine evidence of a root that is for development only
+UNRECOGNIZED_RUNTIME = 33  # executables: "unrecognized-rt"
+APPROVED_CONFIGURATION = 2  # configuration: "approved-config"
+GENUINE_HARDWARE = 2  # hardware: "genuine"
+UNSAFE_HARDWARE = 32  # hardware: "unsafe": genuine evidence of a root that is for development only
 _KEY_BYTES = 64 << 10
 _INTEGER_BYTES = 32  # RFC 7518 §3.4, P-256
 

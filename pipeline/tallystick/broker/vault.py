@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tallystick.broker.secretfiles import locked, private_folder, read_secret, write_secret
 from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unsupported
+from tallystick.handshake.kbs import check_key
 
 VAULT_SCHEMA = "tallystick/vault/v1"
 KEY_SCHEMA = "tallystick/wrapped-key/v1"
@@ -39,8 +40,6 @@ _SALT_BYTES = 16
 _MAX_FILE_BYTES = 2 * MAX_KEY_BYTES
 _SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}  # OWASP Password Storage: 32 MiB, about 0.1 s
 _SCRYPT_MEMORY_BYTES = 64 << 20
-# KBS resource path: repository/type/tag (kbs/docs/kbs_attestation_protocol.md, "Secret Resource").
-_KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){2}")
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 KeyId = NewType("KeyId", str)
@@ -79,11 +78,9 @@ def key_id(text: str) -> KeyId:
     """Return ``text`` as a key's identifier: ``repository/type/tag``.
 
     Raises:
-        Malformed: not three path segments of letters, digits, ``.``, ``_`` and ``-``.
+        Malformed: it is no such path.
     """
-    if not _KEY_ID.fullmatch(text):
-        raise Malformed("key", at="identifier", want="repository/type/tag", got=text, code="key.malformed")
-    return KeyId(text)
+    return KeyId(check_key(text))
 
 
 def channel_name(text: str) -> str:
