@@ -1,0 +1,51 @@
+"""Which derivation or source a component came out of, matched by hash and never by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tallystick.build.records import Component
+from tallystick.core.digests import Algorithm
+from tallystick.formats import nixstore
+from tallystick.formats.drvgraph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a component is in the Nix store, and the derivation that fetched it; "" for a local source."""
+
+    path: str
+    drv: str
+
+
+def origins(graph: Graph, components: Iterable[Component]) -> dict[str, Origin]:
+    """Return the origin of every component that the graph knows, by component ref.
+
+    A package is the fixed output of its own hash. The project's source is a store path, which is made from
+    the hash of its NAR: the path that the hash leads to has to be among the graph's sources.
+    """
+    flat: dict[str, Origin] = {}
+    recursive: dict[str, Origin] = {}
+    for path, step in graph.fixed():
+        (out,) = step.outputs
+        if out.algorithm == "sha256":
+            flat.setdefault(out.hash, Origin(out.path, path))
+        elif out.algorithm == "r:sha256":
+            recursive.setdefault(out.hash, Origin(out.path, path))
+    sources = graph.sources()
+    names = {nixstore.name_of(path) for path in sources}
+    found: dict[str, Origin] = {}
+    for component in components:
+        if component.digest.algorithm is not Algorithm.SHA256:
+            continue
+        if component.seed:
+            origin = flat.get(component.digest.hex)
+        else:
+            origin = recursive.get(component.digest.hex)
+            paths = {nixstore.source_path(component.digest.hex, name) for name in names}
+            for path in sorted(paths.intersection(sources)):
+                origin = Origin(path, "")
+        if origin is not None:
+            found[component.ref] = origin
+    return found
