@@ -44,7 +44,7 @@ def test_a_good_document_has_no_findings():
         (lambda d: d["metadata"].pop("timestamp"), ("sbom.timestamp", "metadata.timestamp")),
         (
             lambda d: d["dependencies"][0]["dependsOn"].append("nowhere"),
-            ("sbom.ref.dangling", "dependencies[0].dependsOn[1]"),
+            ("sbom.ref.dangling", "dependencies[0].dependsOn[4]"),
         ),
         (
             lambda d: d["compositions"][0]["assemblies"].append("nowhere"),
