@@ -6,7 +6,6 @@ sharing, label "IDENTITY"); TCG EK Credential Profile 2.x, template L-1 (RSA-204
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 
@@ -18,30 +17,18 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 SEED_BYTES = 32  # the size of the EK's name algorithm's digest
 _AES_BITS = 128  # template L-1
 _HMAC_BITS = 256
-_TPM_ALG_SHA256 = 0x000B  # TPM 2.0 Part 2, §6.3
-
-
-def object_name(public_area: bytes) -> bytes:
-    """Return the Name of a TPM object from its TPMT_PUBLIC: the hash algorithm and the digest.
-
-    Source: TPM 2.0 Part 1, §16 (Names). The caller has checked that the area's nameAlg is SHA-256.
-    """
-    return _TPM_ALG_SHA256.to_bytes(2, "big") + hashlib.sha256(public_area).digest()
 
 
 def make_credential(
     endorsement_key: rsa.RSAPublicKey, name: bytes, secret: bytes, *, seed: bytes | None = None
 ) -> tuple[bytes, bytes]:
-    """Return the credential blob and the encrypted seed that ActivateCredential takes.
+    """Return the two structures that ActivateCredential takes: TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET.
 
     Args:
         endorsement_key: the TPM's EK (RSA, template L-1).
         name: the Name of the object that must live in the same TPM.
         secret: what the TPM gives back; at most 32 bytes.
         seed: only for tests; random otherwise.
-
-    Returns:
-        The contents of TPM2B_ID_OBJECT and of TPM2B_ENCRYPTED_SECRET, without their length fields.
     """
     seed = os.urandom(SEED_BYTES) if seed is None else seed
     oaep = padding.OAEP(
@@ -53,7 +40,7 @@ def make_credential(
     identity = encryptor.update(_sized(secret)) + encryptor.finalize()
     integrity = kdf_a(seed, b"INTEGRITY", b"", b"", _HMAC_BITS)
     outer = hmac.digest(integrity, identity + name, "sha256")
-    return _sized(outer) + identity, encrypted_seed
+    return _sized(_sized(outer) + identity), _sized(encrypted_seed)
 
 
 def kdf_a(key: bytes, label: bytes, context_u: bytes, context_v: bytes, size_bits: int) -> bytes:

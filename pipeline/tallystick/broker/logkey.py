@@ -45,7 +45,7 @@ class LogKey:
 
 
 def create(path: Path) -> LogKey:
-    """Make the key in a 0600 file at ``path``, and its public line in a file beside it that ends in ``.pub``."""
+    """Make the key in a 0600 file at ``path``, and its public line beside it in a file ending in ``.pub``."""
     key = ed25519.Ed25519PrivateKey.generate()
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -12,13 +12,12 @@ import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from tallystick.appraisal.records import Challenge
 from tallystick.core.errors import NotGenuine
 from tallystick.evidence.claims import Claims
+from tallystick.handshake.teekey import TeePublicKey
 
-COOKIE = "kbs-session-id"
 NONCE_BYTES = 32  # Trustee, kbs/src/attestation/backend.rs, NONCE_SIZE_BYTES
 _COOKIE_BYTES = 16
 
@@ -30,7 +29,7 @@ class Attested:
     attestation: str  # identifier of the attestation's own leaf
     claims: Claims
     challenge: Challenge
-    public_key: dict[str, Any]  # the tee-pubkey (JWK) that released keys are wrapped to
+    public_key: TeePublicKey  # what released keys are wrapped to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +120,7 @@ class Sessions:
 
 
 def _key(cookie: str) -> bytes:
-    return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).digest()
 
 
 def _put(

@@ -1,0 +1,97 @@
+"""How one broker is set up: where its things are, and the limits that keep it bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client, or all of them together, may take."""
+
+    sessions: int = 8192  # that wait for evidence; and as many attested ones
+    enrolments: int = 1024  # that wait for activation
+    auth_bytes: int = 4 << 10
+    attest_bytes: int = 1 << 20  # an event log is tens of kilobytes; GPU evidence is more
+    enrol_bytes: int = 64 << 10
+    body_seconds: float = 10.0  # for a whole request body
+    header_seconds: float = 10.0  # for a whole request head, from the connection on
+    idle_seconds: int = 30  # a kept-alive connection without a request
+    connections: int = 4096
+    stop_seconds: int = 10  # for open requests when the service ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long the things that the broker hands out last."""
+
+    session: timedelta = timedelta(minutes=5)  # Trustee's default
+    token: timedelta = timedelta(minutes=5)  # Trustee's default
+    enrolment: timedelta = timedelta(minutes=1)
+    ak_certificate: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """Everything a broker is started with. The passphrase is never shown."""
+
+    workdir: Path  # the broker's own state is in its folder "broker"
+    channel_dir: Path  # the channel's TUF repository: "metadata" and "targets"
+    channel: str  # its name, under which the trust file pins its root
+    trust: Path  # the pinned trust file
+    host: str = "127.0.0.1"
+    port: int = 8777
+    issuer: str = "tallystick-broker"  # "iss" of the attestation results
+    passphrase: str | None = field(default=None, repr=False)
+    limits: Limits = field(default_factory=Limits)
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    threads: int = 4  # for cryptography, which lets go of the interpreter
+
+    @property
+    def home(self) -> Home:
+        """Where the broker keeps its state."""
+        return Home(self.workdir / "broker")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The broker's own folder."""
+
+    folder: Path
+
+    @property
+    def vault(self) -> Path:
+        """The keys."""
+        return self.folder / "vault"
+
+    @property
+    def store(self) -> Path:
+        """Used nonces, decisions, high-water marks."""
+        return self.folder / "store.sqlite"
+
+    @property
+    def log(self) -> Path:
+        """The transparency log."""
+        return self.folder / "log"
+
+    @property
+    def log_key(self) -> Path:
+        """What signs checkpoints."""
+        return self.folder / "log-key.pem"
+
+    @property
+    def token_key(self) -> Path:
+        """What signs attestation results."""
+        return self.folder / "token-key.pem"
+
+    @property
+    def enrolment(self) -> Path:
+        """The authorities for attestation keys."""
+        return self.folder / "enrolment"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where a running broker takes key operations from its own user."""
+        return self.folder / "admin.sock"
