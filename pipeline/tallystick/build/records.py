@@ -77,6 +77,7 @@ class Build:
     contents: tuple[Contents, ...]
     derivations: tuple[tuple[str, bytes], ...]  # (store path, ATerm text) of the whole graph, sorted by path
     nix: NixFacts
+    sources: tuple[tuple[str, Digest], ...] = ()  # (store path, SHA-256 of the NAR) of local sources
 
     def product(self, name: str) -> Product:
         """Return the product called ``name``; KeyError when there is none."""
