@@ -15,7 +15,7 @@ from tallystick.core.errors import Malformed, Misuse
 from tallystick.core.files import read_file, write_file
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer  # type: ignore[attr-defined]  # re-exported without __all__
+    from securesystemslib.signer import Signer
 
 KEY_FILE = "release.key"  # PKCS #8 PEM, mode 0600
 PUBLIC_KEY_BYTES = 32  # RFC 8032, Ed25519
@@ -72,7 +72,7 @@ def load(folder: Path, name: str, *, file: str = KEY_FILE) -> Signatory:
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+    from securesystemslib.signer import CryptoSigner
 
     path = folder / file
     if not path.exists():

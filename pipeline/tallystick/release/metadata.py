@@ -1,0 +1,304 @@
+"""A channel's TUF metadata, verified at a given instant. No disk, no network, no clock.
+
+python-tuf's ``Updater`` reads the clock and keeps a cache on disk; the signature, expiry and version rules
+here are made of the same public API (``tuf.api.metadata``), and a test holds both to the same answers.
+
+Source: TUF specification 1.0.34, section 5 (detailed client workflow).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tallystick.core import jsondoc
+from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError
+from tallystick.core.findings import Finding
+from tallystick.release import roles
+from tallystick.release.records import HighWater, Person, Settings
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+
+Read = Callable[
+    [str], bytes | None
+]  # a path inside the channel's folder -> bytes, None when there is no file
+
+_MAX_METADATA_BYTES = 16 << 20
+_MAX_ROOT_ROTATIONS = 256  # TUF 5.3.3: some upper bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Verified metadata of one channel. Made by :func:`verify` alone; the TUF objects are not to be changed."""
+
+    settings: Settings
+    people: tuple[Person, ...]  # sorted by name
+    root: Metadata[Root]
+    timestamp: Metadata[Timestamp]
+    snapshot: Metadata[Snapshot]
+    targets: Metadata[Targets]
+    delegated: Mapping[str, Metadata[Targets]]
+    high_water: HighWater  # of these metadata and everything seen before
+    expires: datetime  # the earliest end of any of them
+
+    def person(self, name: str) -> Person | None:
+        """Return the person called ``name``, or None."""
+        return next((person for person in self.people if person.name == name), None)
+
+    def by_keyid(self, keyid: str) -> Person | None:
+        """Return whose key ``keyid`` is, or None."""
+        return next((person for person in self.people if person.keyid == keyid), None)
+
+
+def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: HighWater) -> State:
+    """Return the channel's metadata, when all of it holds at ``now``.
+
+    Args:
+        read: gives the files of the channel's folder ("metadata/timestamp.json").
+        pinned_root: the root metadata that the trust file pins; later roots are reached from it.
+        channel: the name that the root must be for: a debug repository never passes for another.
+        seen: high-water marks of an earlier load; nothing below them is taken.
+
+    Raises:
+        Malformed: metadata that can not be read.
+        NotGenuine: missing metadata or signatures, a rollback, another channel's root.
+        Refused: expired at ``now``; roles unfit for a channel; approved by its own author.
+    """
+    if seen.at is not None and now < seen.at:
+        raise _refusal("clock", "now", f"at or after {seen.at.isoformat()}", now.isoformat())
+    root = _latest_root(read, pinned_root, seen)
+    name = roles.channel_name(root.signed)
+    if name != channel:
+        raise _false("channel", "root", channel, name or "no channel name")
+    _check_expiry("root", root.signed, now)
+
+    timestamp: Metadata[Timestamp] = _load(read, "timestamp", None, root, "timestamp")
+    _check_version("timestamp", timestamp.signed.version, seen)
+    _check_expiry("timestamp", timestamp.signed, now)
+
+    snapshot: Metadata[Snapshot] = _load(read, "snapshot", timestamp.signed.snapshot_meta, root, "snapshot")
+    _check_version("snapshot", snapshot.signed.version, seen)
+    _check_expiry("snapshot", snapshot.signed, now)
+    for file, meta in snapshot.signed.meta.items():
+        _check_version(file.removesuffix(".json"), meta.version, seen)
+
+    targets: Metadata[Targets] = _load(read, "targets", _meta(snapshot.signed, "targets"), root, "targets")
+    _check_expiry("targets", targets.signed, now)
+    findings = tuple(roles.unfit(root.signed, targets.signed))
+    if findings:
+        raise Refused(f"channel {channel}: its roles are not what a channel's must be", findings=findings)
+
+    delegations = targets.signed.delegations
+    people = (
+        tuple(sorted(map(roles.person_of, delegations.keys.values()), key=lambda p: p.name))
+        if delegations
+        else ()
+    )
+    delegated: dict[str, Metadata[Targets]] = {}
+    for role in (delegations.roles or {}) if delegations else {}:
+        found: Metadata[Targets] = _load(read, role, _meta(snapshot.signed, role), targets, role)
+        _check_expiry(role, found.signed, now)
+        check_role(role, found, targets.signed, people)
+        delegated[role] = found
+    everything: list[Signed] = [root.signed, timestamp.signed, snapshot.signed, targets.signed]
+    everything += [metadata.signed for metadata in delegated.values()]
+    return State(
+        settings=roles.settings_of(root.signed, targets.signed),
+        people=people,
+        root=root,
+        timestamp=timestamp,
+        snapshot=snapshot,
+        targets=targets,
+        delegated=delegated,
+        high_water=_raised(seen, root.signed, timestamp.signed, snapshot.signed, now),
+        expires=min(signed.expires for signed in everything),
+    )
+
+
+def signers(
+    role: str, metadata: Metadata[Targets], targets: Targets, people: tuple[Person, ...]
+) -> tuple[Person, ...]:
+    """Return who of ``people`` signed ``metadata`` as ``role``, by signatures that hold, sorted by name."""
+    result = targets.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    return tuple(person for person in people if person.keyid in result.signed)
+
+
+def author_of(signed: Targets, people: tuple[Person, ...]) -> Person:
+    """Return who proposed this version.
+
+    Raises:
+        Malformed: it does not say, or names nobody of the channel.
+    """
+    said: Any = signed.unrecognized_fields.get(roles.CHANGE_FIELD)
+    name = said.get("author") if isinstance(said, dict) else None
+    for person in people:
+        if person.name == name:
+            return person
+    raise Malformed("channel change", at="author", want="a person of the channel", got=repr(name))
+
+
+def check_role(role: str, metadata: Metadata[Targets], targets: Targets, people: tuple[Person, ...]) -> None:
+    """Hold a delegated role to what TUF does not ask: its own paths, no further delegation, a second author.
+
+    Raises:
+        NotGenuine: a target outside its paths, further delegations, too few people besides the author.
+    """
+    signed = metadata.signed
+    if signed.delegations is not None:
+        raise _false("roles", role, "no further delegation", "delegations")
+    delegated = (targets.delegations.roles or {})[role] if targets.delegations else None
+    for path, target in signed.targets.items():
+        if delegated is None or not delegated.is_delegated_path(path) or target.path != path:
+            raise _false("target", role, "a path of this role", path)
+    if role not in roles.SHARED:
+        return
+    if signed.version == 1:
+        if signed.targets:
+            raise _false("target", role, "no targets in version 1", f"{len(signed.targets)}")
+        return
+    author = author_of(signed, people)
+    signed_by = signers(role, metadata, targets, people)
+    approvers = [person.name for person in signed_by if person is not author]
+    threshold = delegated.threshold if delegated else roles.LEAST_THRESHOLD
+    if author not in signed_by:
+        raise _false("author", role, f"{author.name}'s signature, who proposed it", "none")
+    if len(approvers) < threshold:
+        got = ", ".join(approvers) or "nobody"
+        raise _false("approvals", role, f"{threshold} people besides its author {author.name}", got)
+
+
+def target(read: Read, signed: Targets, path: str) -> bytes:
+    """Return the bytes of the target ``path``, as verified metadata describe them.
+
+    Raises:
+        NotGenuine: no such file, or other bytes.
+    """
+    described = signed.targets[path]
+    folder, _, base = path.rpartition("/")
+    digest = described.hashes.get("sha256")
+    if digest is None:
+        raise _false("target", path, "a sha256", ", ".join(described.hashes))
+    data = read(f"targets/{folder}/{digest}.{base}")
+    if data is None:
+        raise _false("missing", path, f"sha256:{digest}", "no file")
+    from tuf.api.exceptions import LengthOrHashMismatchError
+
+    try:
+        described.verify_length_and_hashes(data)
+    except LengthOrHashMismatchError:
+        import hashlib
+
+        got = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        raise _false("target-changed", path, f"sha256:{digest}", got) from None
+    return data
+
+
+def parse(data: bytes, role: str) -> Metadata[Any]:
+    """Return the metadata that ``data`` is; no signature is checked.
+
+    Raises:
+        Malformed: not TUF metadata, or of another type than ``role``'s.
+    """
+    from tuf.api.metadata import Metadata
+    from tuf.api.serialization import DeserializationError
+
+    what, kind = f"channel metadata {role}", role if role in roles.TOP else "targets"
+    jsondoc.loads(data, what, max_bytes=_MAX_METADATA_BYTES)
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+    except DeserializationError as error:
+        raise Malformed(what, at="document", want="TUF metadata", got=str(error.__cause__ or error)) from None
+    if metadata.signed.type != kind:
+        raise Malformed(what, at="_type", want=kind, got=metadata.signed.type)
+    return metadata
+
+
+def _latest_root(read: Read, pinned: bytes, seen: HighWater) -> Metadata[Root]:
+    """Walk from the pinned root to the newest one (TUF 5.3); each is signed by its own and the one before."""
+    root: Metadata[Root] = parse(pinned, "root")
+    _check_signatures("root", root, root.signed)
+    for _ in range(_MAX_ROOT_ROTATIONS):
+        version = root.signed.version + 1
+        data = read(f"metadata/{version}.root.json")
+        if data is None:
+            break
+        newer: Metadata[Root] = parse(data, "root")
+        if newer.signed.version != version:
+            raise _false("version", "root", str(version), str(newer.signed.version))
+        _check_signatures("root", newer, root.signed)
+        _check_signatures("root", newer, newer.signed)
+        root = newer
+    _check_version("root", root.signed.version, seen)
+    return root
+
+
+def _load(read: Read, role: str, meta: MetaFile | None, delegator: Metadata[Any], what: str) -> Metadata[Any]:
+    file = f"metadata/{f'{meta.version}.' if meta else ''}{role}.json"
+    data = read(file)
+    if data is None:
+        raise _false("missing", what, file, "no file")
+    if meta is not None:
+        _check_described(what, meta, data)
+    metadata = parse(data, role)
+    if meta is not None and metadata.signed.version != meta.version:
+        raise _false("version", what, str(meta.version), str(metadata.signed.version))
+    _check_signatures(role, metadata, delegator.signed)
+    return metadata
+
+
+def _check_described(what: str, meta: MetaFile, data: bytes) -> None:
+    """Hold ``data`` to the length and sha256 that the metadata above it give; both are required."""
+    from tuf.api.exceptions import LengthOrHashMismatchError
+
+    if meta.length is None or not meta.hashes or "sha256" not in meta.hashes:
+        raise _false("undescribed", what, "a length and a sha256", "none")
+    try:
+        meta.verify_length_and_hashes(data)
+    except LengthOrHashMismatchError as error:
+        raise _false("changed", what, f"sha256:{meta.hashes['sha256']}", str(error)) from None
+
+
+def _check_signatures(role: str, metadata: Metadata[Any], delegator: Root | Targets) -> None:
+    result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    values = {key.keyval.get("public") for key in result.signed.values()}  # one key under two ids counts once
+    if len(values) < result.threshold or len(values) != len(result.signed):
+        raise _false("signature", role, f"{result.threshold} distinct signatures that hold", str(len(values)))
+
+
+def _meta(snapshot: Snapshot, role: str) -> MetaFile:
+    meta = snapshot.meta.get(f"{role}.json")
+    if meta is None:
+        raise _false("missing", "snapshot", f"{role}.json", "no entry")
+    return meta
+
+
+def _check_version(role: str, version: int, seen: HighWater) -> None:
+    if version < seen.version(role):
+        raise _false("rollback", role, f"version {seen.version(role)} or later", f"version {version}")
+
+
+def _check_expiry(role: str, signed: Signed, now: datetime) -> None:
+    if signed.is_expired(now):
+        raise _refusal("expired", role, f"an end after {now.isoformat()}", signed.expires.isoformat())
+
+
+def _raised(
+    seen: HighWater, root: Root, timestamp: Timestamp, snapshot: Snapshot, now: datetime
+) -> HighWater:
+    versions = dict(seen.versions)
+    versions |= {"root": root.version, "timestamp": timestamp.version, "snapshot": snapshot.version}
+    versions |= {file.removesuffix(".json"): meta.version for file, meta in snapshot.meta.items()}
+    return HighWater(versions=tuple(sorted(versions.items())), revoked=seen.revoked, at=now)
+
+
+def _false(code: str, where: str, want: str, got: str) -> TallystickError:
+    finding = Finding(f"release.channel.{code}", where, want=want, got=got)
+    return NotGenuine(f"the channel's metadata do not hold: {finding.message}", findings=[finding])
+
+
+def _refusal(code: str, where: str, want: str, got: str) -> TallystickError:
+    finding = Finding(f"release.channel.{code}", where, want=want, got=got)
+    return Refused(f"the channel is refused: {finding.message}", findings=[finding])
