@@ -195,8 +195,8 @@ class Fields:
         """Say whether the field ``name`` is there and was not taken yet."""
         return name in self._left
 
-    def take(self, name: str) -> Node:
-        """Return the value of the required field ``name``.
+    def peek(self, name: str) -> Node:
+        """Return the value of the required field ``name`` without taking it.
 
         Raises:
             Malformed: it is not there. So do all readers below, and when the value has another type.
@@ -204,7 +204,13 @@ class Fields:
         if name not in self._left:
             at = f"{_joined(self._path, name)} ({self._node.place})"
             raise Malformed(self._what, at=at, want="this field", got="nothing")
-        return self._left.pop(name)
+        return self._left[name]
+
+    def take(self, name: str) -> Node:
+        """Return the value of the required field ``name``, and take it."""
+        node = self.peek(name)
+        del self._left[name]
+        return node
 
     def text(self, name: str, pattern: str = ".+", want: str = "text", *, most: int = 1024) -> str:
         """Return a text that matches the whole of ``pattern`` and is not longer than ``most`` characters."""
