@@ -68,7 +68,7 @@ def test_half_a_firmware_is_refused():
     Whoever slices it all the same gets a plausible digest that no machine can show; the corpus has one.
     """
     with pytest.raises(
-        Malformed, match="section 0 .*want bytes inside the file, got 0x37c000 bytes at 0x84000"
+        Malformed, match=r"section 0 .*want bytes inside the file, got 0x37c000 bytes at 0x84000"
     ):
         tdx.mrtd(ovmf.parse(corpus("evidence/snp/measure/svsm_ovmf.fd").read_bytes()))
 
