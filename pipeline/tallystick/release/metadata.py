@@ -17,6 +17,7 @@ from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError
 from tallystick.core.findings import Finding
 from tallystick.release import roles
+from tallystick.release.index import safe_path
 from tallystick.release.records import HighWater, Person, Settings
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ def check_role(role: str, metadata: Metadata[Targets], targets: Targets, people:
     if signed.delegations is not None:
         raise _false("roles", role, "no further delegation", "delegations")
     delegated = (targets.delegations.roles or {})[role] if targets.delegations else None
-    for path, target in signed.targets.items():
-        if delegated is None or not delegated.is_delegated_path(path) or target.path != path:
+    for path in signed.targets:
+        if delegated is None or not delegated.is_delegated_path(path) or not safe_path(path):
             raise _false("target", role, "a path of this role", path)
     if role not in roles.SHARED:
         return
@@ -263,8 +264,11 @@ def _check_described(what: str, meta: MetaFile, data: bytes) -> None:
 
 def _check_signatures(role: str, metadata: Metadata[Any], delegator: Root | Targets) -> None:
     result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-    values = {key.keyval.get("public") for key in result.signed.values()}  # one key under two ids counts once
-    if len(values) < result.threshold or len(values) != len(result.signed):
+    values = {key.keyval.get("public") for key in result.signed.values()}  # TUF itself counts key ids
+    if len(values) != len(result.signed):
+        got = ", ".join(sorted(keyid[:8] for keyid in result.signed))
+        raise _false("duplicate-key", role, "each key under one key id", got)
+    if len(values) < result.threshold:
         raise _false("signature", role, f"{result.threshold} distinct signatures that hold", str(len(values)))
 
 
