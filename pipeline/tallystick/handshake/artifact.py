@@ -1,17 +1,17 @@
 """Encrypted artifacts: AES-256-GCM in chunks of one size, so that a file of any size streams.
 
-Every chunk authenticates the whole header (and in it the digest of the plaintext), its own position and whether
-it is the last: a cut, reordered or spliced file is refused, and so is a chunk of another file under the same key.
-Each file has its own AES key, derived from the released key and a random salt, so that encrypting twice under one
-released key never uses one nonce twice. The format is written down in docs/evidence-tpm.md.
+Every chunk authenticates the whole header (and in it the digest of the plaintext), its own position and
+whether it is the last: a cut, reordered or spliced file is refused, and so is a chunk of another file under
+the same key. Each file has its own AES key, made from the released key and a random salt, so that two files
+under one released key never use one nonce twice. The format is written down in docs/evidence-tpm.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -24,6 +24,7 @@ KEY_BYTES = 32
 SALT_BYTES = 32
 CHUNK_BYTES = 64 << 10
 MAX_CHUNK_BYTES = 16 << 20
+MAX_CHUNKS = 1 << 32  # NIST SP 800-38D, section 8.3: messages under one key
 
 _WHAT = "encrypted artifact"
 _TAG_BYTES = 16  # NIST SP 800-38D: the longest tag
@@ -40,6 +41,10 @@ class Header:
     size_bytes: int  # of the plaintext
     plaintext: Digest
     salt: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.salt) != SALT_BYTES:
+            raise ValueError(f"a salt has {SALT_BYTES} bytes, not {len(self.salt)}")
 
     @property
     def chunks(self) -> int:
@@ -71,7 +76,31 @@ def read_header(source: BinaryIO) -> Header:
     if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
         raise Malformed(_WHAT, at="chunk size", want=f"1 to {MAX_CHUNK_BYTES} bytes", got=str(chunk_bytes))
     plaintext = Digest(Algorithm.SHA256, sha256)
-    return Header(chunk_bytes=chunk_bytes, size_bytes=size_bytes, plaintext=plaintext, salt=salt)
+    header = Header(chunk_bytes=chunk_bytes, size_bytes=size_bytes, plaintext=plaintext, salt=salt)
+    if header.chunks > MAX_CHUNKS:
+        raise Malformed(_WHAT, at="size", want=f"at most {MAX_CHUNKS} chunks", got=str(header.chunks))
+    return header
+
+
+def seal(source: BinaryIO, sink: BinaryIO, key: bytes, header: Header) -> None:
+    """Write what is left in ``source`` to ``sink`` as the encrypted artifact that ``header`` describes.
+
+    The salt in ``header`` must be random, and never used twice with one key.
+
+    Raises:
+        ValueError: ``source`` does not hold what ``header`` says; what is in ``sink`` is then no artifact.
+    """
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    head, hasher = header.encode(), hashlib.sha256()
+    cipher = AESGCM(_file_key(key, header))
+    sink.write(head)
+    for index in range(header.chunks):
+        chunk = _read(source, header.chunk_bytes)
+        hasher.update(chunk)
+        sink.write(cipher.encrypt(_nonce(index), chunk, head + _place(header, index)))
+    if source.read(1) or hasher.digest() != header.plaintext.value:
+        raise ValueError("the plaintext is not the one its header describes")
 
 
 def encrypt(plaintext: bytes, key: bytes, *, salt: bytes, chunk_bytes: int = CHUNK_BYTES) -> bytes:
@@ -82,24 +111,10 @@ def encrypt(plaintext: bytes, key: bytes, *, salt: bytes, chunk_bytes: int = CHU
         salt: 32 random bytes, never used twice with one key.
         chunk_bytes: of plaintext in each chunk but the last.
     """
-    if len(salt) != SALT_BYTES:
-        raise ValueError(f"a salt has {SALT_BYTES} bytes, not {len(salt)}")
-    header = Header(
-        chunk_bytes=chunk_bytes, size_bytes=len(plaintext), plaintext=Digest.of(plaintext), salt=salt
-    )
-    return b"".join(_sealed(header, plaintext, key))
-
-
-def _sealed(header: Header, plaintext: bytes, key: bytes) -> Iterator[bytes]:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    head, size = header.encode(), header.chunk_bytes
-    cipher = AESGCM(_file_key(key, header))
-    yield head
-    for index in range(header.chunks):
-        last = index == header.chunks - 1
-        place = _CHUNK.pack(index, last)
-        yield cipher.encrypt(_nonce(index), plaintext[index * size : (index + 1) * size], head + place)
+    digest, sink = Digest.of(plaintext), io.BytesIO()
+    header = Header(chunk_bytes=chunk_bytes, size_bytes=len(plaintext), plaintext=digest, salt=salt)
+    seal(io.BytesIO(plaintext), sink, key, header)
+    return sink.getvalue()
 
 
 def decrypt(source: BinaryIO, sink: BinaryIO, key: bytes) -> Header:
@@ -123,9 +138,8 @@ def decrypt(source: BinaryIO, sink: BinaryIO, key: bytes) -> Header:
         sealed = _read(source, size + _TAG_BYTES)
         if len(sealed) != size + _TAG_BYTES:
             raise _bad("truncated", f"chunk {index} of {header.chunks} is cut short")
-        place = _CHUNK.pack(index, index == header.chunks - 1)
         try:
-            chunk = cipher.decrypt(_nonce(index), sealed, head + place)
+            chunk = cipher.decrypt(_nonce(index), sealed, head + _place(header, index))
         except InvalidTag:
             raise _bad("chunk", f"chunk {index} of {header.chunks} does not authenticate") from None
         hasher.update(chunk)
@@ -157,6 +171,10 @@ def _file_key(key: bytes, header: Header) -> bytes:
         raise _bad("key", f"a key has {KEY_BYTES} bytes, not {len(key)}")
     extracted = hmac.digest(header.salt, key, "sha256")
     return hmac.digest(extracted, b"tallystick encrypted artifact v1\x01", "sha256")
+
+
+def _place(header: Header, index: int) -> bytes:
+    return _CHUNK.pack(index, index == header.chunks - 1)
 
 
 def _nonce(index: int) -> bytes:

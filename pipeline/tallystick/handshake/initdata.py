@@ -1,7 +1,7 @@
 """Init-data: what a deployment hands the guest, measured into PCR 8 before anything is asked for.
 
-The artifacts manifest in it names every encrypted file with the digests of both its forms and its key, so that
-no file can be swapped without PCR 8 saying so.
+The artifacts manifest in it names every encrypted file with the digests of both its forms and its key, so
+that no file can be swapped without PCR 8 saying so.
 
 Source: Trustee, kbs/docs/initdata.md (version 0.1.0); deps/verifier/src/tpm/mod.rs, ``verify_init_data``;
 guest-components, attestation-agent/src/initdata.rs.

@@ -190,16 +190,21 @@ class Token:
 class ErrorDocument:
     """What the broker answers when it will not do what was asked.
 
-    ``findings`` is our extension: the codes and places of what failed, so far as the broker tells a client.
+    What follows ``detail`` is our extension: what failed, so far as the broker tells a client.
     """
 
     kind: str  # the last part of the type: "PolicyDeny"
     detail: str
+    code: str = ""  # a stable code: "tpm.pcr04.mismatch"
+    decision: str = ""  # names the decision in the broker's own records, where the operator sees all of it
     findings: tuple[Finding, ...] = ()
 
     def document(self) -> dict[str, object]:
         """Return the message as a JSON object."""
         message: dict[str, object] = {"type": ERROR_TYPE + self.kind, "detail": self.detail}
+        for name, value in (("code", self.code), ("decision", self.decision)):
+            if value:
+                message[name] = value
         if self.findings:
             message["findings"] = [finding.document() for finding in self.findings]
         return message
@@ -212,14 +217,23 @@ class ErrorDocument:
             Malformed: not an error document.
         """
         fields = _fields(data, "KBS error")
-        kind = fields.text("type", max_characters=512).removeprefix(ERROR_TYPE)
-        return cls(kind=kind, detail=fields.text("detail"), findings=tuple(_findings(fields.raw("findings"))))
+        return cls(
+            kind=fields.text("type", max_characters=512).removeprefix(ERROR_TYPE),
+            detail=fields.text("detail"),
+            code=_optional(fields, "code"),
+            decision=_optional(fields, "decision"),
+            findings=tuple(_findings(fields.raw("findings"))),
+        )
+
+
+def _optional(fields: Fields, name: str) -> str:
+    return fields.text(name, max_characters=512) if fields.has(name) else ""
 
 
 def _findings(value: Any) -> Iterable[Finding]:
     for entry in value if isinstance(value, list) else []:
         fields = Fields(entry, "KBS error finding")
-        yield Finding(*(fields.text(name) for name in ("code", "where", "want", "got")))
+        yield Finding(*(_optional(fields, name) for name in ("code", "where", "want", "got")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +241,7 @@ class Enrolment:
     """Our own endpoint, client to broker: which TPM, and which attestation key in it."""
 
     ek_certificate: bytes  # DER
-    ak_public_area: bytes  # TPM2B_PUBLIC
+    ak_public_area: bytes  # TPM2B_PUBLIC, its size included
 
     def document(self) -> dict[str, object]:
         """Return the message as a JSON object."""
@@ -247,8 +261,8 @@ class Enrolment:
 class EnrolmentChallenge:
     """Broker to client: a secret that only the TPM which holds both keys can open."""
 
-    credential_blob: bytes  # TPM2B_ID_OBJECT
-    encrypted_secret: bytes  # TPM2B_ENCRYPTED_SECRET
+    credential_blob: bytes  # the contents of a TPM2B_ID_OBJECT
+    encrypted_secret: bytes  # the contents of a TPM2B_ENCRYPTED_SECRET
     session: str
 
     def document(self) -> dict[str, object]:

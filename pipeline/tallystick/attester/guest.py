@@ -1,0 +1,143 @@
+"""The workload of the measured image: measure, prove, fetch two keys, open the model, answer.
+
+``python3 -m tallystick.attester.guest`` is started by the image's first process, which powers the machine off
+when this one ends. What happens is said on the console in lines that start with ``TALLY `` and hold one JSON
+object. No line ever holds a key.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tallystick.attester import infer
+from tallystick.attester.client import KbsClient, attest_tpm
+from tallystick.attester.disk import INIT_DATA, PROMPT, DataDisk
+from tallystick.attester.evidence import read_event_log
+from tallystick.attester.measured import measure
+from tallystick.attester.tpm import Tpm, open_tpm
+from tallystick.core.digests import Digest
+from tallystick.core.errors import Exit, Malformed, NotGenuine, TallystickError
+from tallystick.core.findings import Finding
+from tallystick.handshake import artifact, initdata
+from tallystick.handshake.initdata import Artifact
+
+DISK = Path("/dev/vda")
+LINE = "TALLY "
+ANSWER_LETTERS = 120
+
+_DISK_SECONDS = 5.0  # how long a slow machine may take to find its disk
+_MAX_INIT_DATA_BYTES = 1 << 20
+_MAX_PROMPT_BYTES = 4096
+
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the workload runs on. A test gives an emulator where the image gives its devices."""
+
+    tpm: Tpm
+    event_log: bytes
+    broker_url: str = ""  # empty: the one in the measured init-data
+
+
+def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> None:
+    """Do all of the workload on ``machine`` with ``disk``, and answer each of ``prompts``.
+
+    Raises:
+        TallystickError: whatever went wrong; no key is kept and nothing was answered.
+    """
+    toml = disk.read(INIT_DATA, max_bytes=_MAX_INIT_DATA_BYTES)
+    measure(machine.tpm, toml)
+    say("measured", register=initdata.PCR, init_data=str(Digest.of(toml)))
+    init = initdata.parse(toml)
+    manifest = initdata.parse_artifacts(init.text(initdata.ARTIFACTS))
+    for one in manifest:
+        disk.check(one)
+    url = machine.broker_url or initdata.broker_url(init)
+    client = KbsClient(url)
+    attest_tpm(client, machine.tpm, init_data=toml.decode("utf-8"), event_log=machine.event_log)
+    say("attested", broker=url)
+    opened: dict[str, bytes] = {}
+    for one in manifest:
+        opened[one.name] = _open(disk, one, client.fetch(one.key))
+        say("opened", artifact=one.name, key=one.key, plaintext=str(one.plaintext))
+    model = infer.load(_part(opened, "weights"), _part(opened, "tokenizer"))
+    for prompt in prompts:
+        say("answer", prompt=prompt, text=model.answer(prompt, letters=ANSWER_LETTERS))
+
+
+def prompts_of(disk: DataDisk) -> Iterator[str]:
+    """Give the disk's prompt; without one, the lines of the console until an empty one."""
+    if disk.has(PROMPT):
+        yield disk.read(PROMPT, max_bytes=_MAX_PROMPT_BYTES).decode("utf-8", "replace").strip()
+        return
+    while line := sys.stdin.readline(_MAX_PROMPT_BYTES).strip():
+        yield line
+
+
+def _open(disk: DataDisk, one: Artifact, key: bytes) -> bytes:
+    """Return the plaintext of ``one``, checked against the manifest that was measured."""
+    plaintext = io.BytesIO()
+    with disk.open(one.file) as source:
+        artifact.decrypt(source, plaintext, key)
+    found = Digest.of(plaintext.getvalue())
+    if found != one.plaintext:
+        finding = Finding("artifact.plaintext", one.name, str(one.plaintext), str(found))
+        raise NotGenuine(f"artifact: {finding.message}", findings=[finding])
+    return plaintext.getvalue()
+
+
+def _part(opened: dict[str, bytes], name: str) -> bytes:
+    if name not in opened:
+        raise Malformed("artifacts manifest", at="artifacts", want=f"one called {name}", got="none")
+    return opened[name]
+
+
+def console(event: str, **values: object) -> None:
+    """Say one thing on the console, with the seconds since the machine started."""
+    line = {"event": event, "uptime_seconds": round(time.monotonic(), 2), **values}
+    sys.stdout.write(LINE + json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def explain(say: Say, error: TallystickError) -> int:
+    """Say why the workload did not answer, and return the exit code."""
+    event = "refused" if error.exit in (Exit.REFUSED, Exit.NOT_GENUINE) else "failed"
+    findings = [finding.document() for finding in error.findings]
+    say(event, code=error.code, message=error.message, findings=findings)
+    return int(error.exit)
+
+
+def main() -> int:
+    """Run the workload on this machine's own devices."""
+    console("started")
+    try:
+        _wait_for(DISK)
+        with DataDisk(DISK) as disk:
+            tpm = open_tpm()
+            try:
+                machine = Machine(tpm=tpm, event_log=read_event_log())
+                run(disk, machine, console, prompts_of(disk))
+            finally:
+                tpm.close()
+    except TallystickError as error:
+        return explain(console, error)
+    console("done")
+    return int(Exit.OK)
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + _DISK_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
