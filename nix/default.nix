@@ -1,0 +1,35 @@
+# Everything that a recipe names, as functions of a toolkit.
+#
+#   recipe   JSON text: what pipeline/tallystick/build/recipe.py makes of the recipe file
+#   source   folder that holds tallystick/ (the project's own Python)
+{ recipe, source }:
+let
+  wanted = builtins.fromJSON recipe;
+  locks = builtins.mapAttrs (_: name: builtins.fromJSON (builtins.readFile (./lock + "/${name}.json"))) wanted.locks;
+  words = text: builtins.filter (line: builtins.isString line && line != "" && builtins.substring 0 1 line != "#") (builtins.split "\n" text);
+  toolkit = import ./bootstrap/toolkit.nix {
+    inherit locks;
+    modules = words (builtins.readFile ./images/guest/modules.txt);
+  };
+  images = import ./images { inherit toolkit; source = guestSource source; recipe = wanted; };
+  # What of the project goes into the guest: these packages' .py files and nothing else.
+  guestSource = root: builtins.path {
+    path = root;
+    name = "tallystick-source";
+    filter = path: type:
+      let relative = builtins.substring (builtins.stringLength (toString root) + 1) (-1) path;
+      in if type == "directory"
+        then builtins.match "tallystick(/(core|handshake|attester)(/.*)?)?" relative != null && baseNameOf path != "__pycache__"
+        else type == "regular" && builtins.match "tallystick/(__init__|(core|handshake|attester)/.*)\\.py" relative != null;
+  };
+in
+images // {
+  inherit toolkit;
+  checks = import ./checks { inherit toolkit locks; };
+  # What `tally build` asks for: store paths of every product by name, and the firmware.
+  index = {
+    products = builtins.listToAttrs (map
+      (name: { inherit name; value = { drv = images.${name}.drvPath; out = images.${name}.outPath; contents = images.${name}.contents.outPath; }; })
+      wanted.products);
+  };
+}
