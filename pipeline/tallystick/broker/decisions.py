@@ -118,11 +118,6 @@ def whole(findings: Iterable[Finding]) -> list[dict[str, str]]:
     return [finding.document() for finding in findings]
 
 
-def redacted(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    """Return findings as the refused workload reads them: its own values, and never the reference values."""
-    return [{"code": finding.code, "where": finding.where, "got": finding.got} for finding in findings]
-
-
 def codes(findings: Iterable[Finding]) -> list[str]:
     """Return the stable codes of ``findings``, each once, sorted."""
     return sorted({finding.code for finding in findings})

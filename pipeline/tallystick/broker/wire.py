@@ -7,28 +7,20 @@ Source: Trustee, kbs/src/error.rs (the document and its kinds) and kbs/docs/kbs_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from tallystick.core.errors import (
-    Malformed,
-    Misuse,
-    NotGenuine,
-    Refused,
-    TallystickError,
-    Unreachable,
-    Unsupported,
-)
+from tallystick.core.errors import Malformed, NotGenuine, TallystickError, Unsupported
+from tallystick.core.findings import Finding
+from tallystick.handshake.kbs import ErrorDocument
 
-TYPE_PREFIX = "https://github.com/confidential-containers/kbs/errors/"
+WITHHELD = "(withheld)"
 
 ATTESTATION = "AttestationError"
 POLICY_DENY = "PolicyDeny"
-POLICY_ENGINE = "PolicyEngineError"
 NO_TOKEN = "TokenNotFound"  # noqa: S105 - the protocol's name of an error
 BAD_PATH = "InvalidRequestPath"
 NO_RESOURCE = "PluginNotFound"
-MALFORMED = "SerdeError"
+SERIALIZATION = "SerdeError"
 INTERNAL = "PluginInternalError"
 
 
@@ -43,33 +35,62 @@ class Answer(Exception):
         *,
         code: str,
         decision: str = "",
-        findings: Iterable[Mapping[str, str]] = (),
+        findings: Iterable[Finding] = (),
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.decision = decision
-        self.document: dict[str, Any] = {"type": f"{TYPE_PREFIX}{kind}", "detail": detail, "code": code}
+        self.document = {
+            **ErrorDocument(kind=kind, detail=detail, findings=tuple(findings)).document(),
+            "code": code,
+        }
         if decision:
             self.document["decision"] = decision
-        reasons = [dict(finding) for finding in findings]
-        if reasons:
-            self.document["findings"] = reasons
 
 
-def answer(error: TallystickError, *, kind: str = ATTESTATION) -> Answer:
-    """Return what a client is told of ``error``, which came of the client's own bytes or of our own state.
+def answer(error: TallystickError, *, findings: Iterable[Finding] = (), decision: str = "") -> Answer:
+    """Return what a client is told of ``error``.
 
-    What is wrong with our own files, disk or policies is the operator's business: the client gets the code.
+    What came of the client's own bytes is told in full. What is wrong with our own clock, disk or files is the
+    operator's business: the client gets its code.
     """
     match error:
-        case Malformed():
-            return Answer(400, MALFORMED, error.message, code=error.code)
-        case Unsupported():
-            return Answer(400, kind, error.message, code=error.code)
+        case Malformed() | Unsupported():
+            status = 400
         case NotGenuine():
-            return Answer(401, kind, error.message, code=error.code)
-        case Refused():
-            return Answer(403, POLICY_DENY, "refused", code=error.code)
-        case Unreachable() | Misuse() | _:
+            status = 401
+        case _:
             return Answer(503, INTERNAL, "the broker can not answer now", code=error.code)
+    kind = SERIALIZATION if isinstance(error, Malformed) else ATTESTATION
+    return Answer(status, kind, error.message, code=error.code, decision=decision, findings=findings)
+
+
+def not_attested() -> Answer:
+    """Return the answer to a fetch without an attested session. A bearer token alone is one of those."""
+    detail = "a key is released to a session that has attested; a token alone does not release one here"
+    return Answer(401, NO_TOKEN, detail, code="session.not-attested")
+
+
+def denied(findings: Iterable[Finding], *, own: Sequence[Finding], decision: str) -> Answer:
+    """Return the answer to a refused fetch: which checks failed, and of the workload's own claims what they were.
+
+    The reference values are not in it, nor what is wrong with the policies; the operator reads both under the
+    decision's identifier.
+    """
+    told = [redacted(finding, own=finding in own) for finding in findings]
+    said = ", ".join(f"{finding.where} [{finding.code}]" for finding in told)
+    code = told[0].code if told else "refused"
+    return Answer(
+        403,
+        POLICY_DENY,
+        f"Access denied by policy: {said}; decision {decision}",
+        code=code,
+        decision=decision,
+        findings=told,
+    )
+
+
+def redacted(finding: Finding, *, own: bool) -> Finding:
+    """Return ``finding`` as a refused workload may read it (DESIGN.md, invariant 10)."""
+    return Finding(finding.code, finding.where, WITHHELD, finding.got if own else WITHHELD)

@@ -1,0 +1,268 @@
+"""The policies in force: targets of the channel's TUF repository, verified at every use, and nothing else.
+
+"Verified at every use" costs a few ``stat`` calls when no file has changed since it was verified; expiry is
+checked against the moment of use each time. There is no way to hand the broker a policy but the channel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from types import MappingProxyType
+from typing import Any
+
+from tallystick.appraisal.index import Prepared, prepare
+from tallystick.broker.decisions import canonical, instant
+from tallystick.core import jsondoc
+from tallystick.core.digests import Digest
+from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError
+from tallystick.core.findings import Finding
+from tallystick.policy.normal import NormalForm
+from tallystick.release.records import HighWater, VerifiedPolicies
+
+TARGET = "broker"  # policies/<name>/broker/…: what the compiler's broker target emits
+DEVELOPMENT_LABELS = frozenset({"software-tpm", "embedded-dev"})
+_TICK_SECONDS = 0.05  # more than the granularity of a file's change time
+
+Loader = Callable[[datetime, HighWater], VerifiedPolicies]
+Reader = Callable[[bytes], NormalForm]
+_Signature = tuple[tuple[str, int, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedPolicy:
+    """One compiled policy of the channel: what it permits now, and what it would permit but for revocations."""
+
+    name: str
+    digest: Digest  # of the compiled policy's exact bytes
+    data: bytes
+    live: Prepared
+    revoked: Prepared  # only the releases that were revoked since it was compiled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyState:
+    """Everything that decides at one moment: the channel's verified policies and its revocations."""
+
+    channel: str
+    version: int  # of the channel's metadata
+    expires: datetime
+    revoked: tuple[str, ...]  # release digests, sorted
+    policies: tuple[LoadedPolicy, ...]  # sorted by name
+    by_key: Mapping[str, LoadedPolicy]
+    unusable: tuple[Finding, ...]  # policies of the channel that this broker can not use, and why
+
+    @property
+    def epoch(self) -> tuple[object, ...]:
+        """What changes exactly when other policies or revocations are in force."""
+        return (
+            self.version,
+            self.revoked,
+            tuple((policy.name, str(policy.digest)) for policy in self.policies),
+        )
+
+    def public(self) -> dict[str, Any]:
+        """Return what the log says of this state."""
+        return {
+            "channel": self.channel,
+            "version": self.version,
+            "expires": instant(self.expires),
+            "policies": {policy.name: str(policy.digest) for policy in self.policies},
+            "revoked": list(self.revoked),
+        }
+
+
+class PolicySource:
+    """Gives the state in force, reloaded when a file of the channel has changed. Safe for threads."""
+
+    def __init__(
+        self,
+        folder: Path,
+        channel: str,
+        *,
+        load: Loader,
+        read: Reader,
+        high_water: HighWater,
+        announce: Callable[[PolicyState, HighWater, datetime], None],
+    ) -> None:
+        """Hold where the channel is and how it is verified.
+
+        Args:
+            load: verifies the channel's metadata and policy targets as of a moment, never below a high-water mark.
+            read: reads a compiled policy's normal form.
+            announce: makes a new state durable, in the log too; it is in force when this has returned.
+        """
+        self._folder = folder
+        self._channel = channel
+        self._load = load
+        self._read = read
+        self._high_water = high_water
+        self._announce = announce
+        self._state: PolicyState | None = None
+        self._seen: _Signature = ()
+        self._seen_at = 0.0
+        self._settled = False
+        self._lock = Lock()
+
+    def current(self, now: datetime) -> PolicyState:
+        """Return the state in force at ``now``.
+
+        Raises:
+            NotGenuine: a signature or digest in the channel does not hold; the error names the file.
+            Refused: the metadata has expired, or is older than what was seen before.
+            TallystickError: whatever else is wrong with the channel's files.
+        """
+        with self._lock:
+            state = self._fresh(now)
+        if state.expires <= now:
+            finding = Finding(
+                "channel.expired",
+                f"metadata of channel {self._channel}",
+                f"valid at {instant(now)}",
+                f"valid until {instant(state.expires)}",
+            )
+            raise Refused(finding.message, findings=[finding])
+        return state
+
+    def _fresh(self, now: datetime) -> PolicyState:
+        seen = _signature(self._folder)
+        if self._state is not None and self._settled and seen == self._seen:
+            return self._state
+        began = time.monotonic()
+        verified = self._load(now, self._high_water)
+        state = state_of(verified, self._channel, self._read)
+        if self._state is None or state.epoch != self._state.epoch:
+            self._announce(state, verified.high_water, now)
+        self._high_water = verified.high_water
+        # A file that was edited within the tick in which it was read keeps its change time: what was read is
+        # taken for settled only once it was read again, unchanged, after that tick.
+        self._settled = seen == self._seen and began - self._seen_at > _TICK_SECONDS
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, began
+        self._state = state
+        return state
+
+
+def state_of(verified: VerifiedPolicies, channel: str, read: Reader) -> PolicyState:
+    """Return the state that verified policies amount to.
+
+    A policy that this broker can not use, or that names a key which another one names too, permits nothing;
+    the state says why.
+
+    Raises:
+        NotGenuine: the metadata is of another channel (``channel.other``).
+    """
+    if verified.channel != channel:
+        finding = Finding("channel.other", "channel name", channel, verified.channel)
+        raise NotGenuine(finding.message, findings=[finding])
+    policies: list[LoadedPolicy] = []
+    unusable: list[Finding] = []
+    for name in sorted({path.split("/", 1)[0] for path in verified.policies}):
+        try:
+            policies.append(_loaded(name, verified, read))
+        except TallystickError as error:
+            unusable.append(Finding(error.code, f"policy {name}", "a usable policy", error.message))
+    by_key: dict[str, LoadedPolicy] = {}
+    for policy in policies:
+        for rule in policy.live.form.keys:
+            if rule.key in by_key:
+                both = f"{by_key[rule.key].name} and {policy.name}"
+                unusable.append(Finding("policy.key-twice", f"key {rule.key}", "one policy", both))
+            by_key[rule.key] = policy
+    for finding in unusable:
+        by_key.pop(finding.where.removeprefix("key "), None)
+    return PolicyState(
+        channel=channel,
+        version=verified.version,
+        expires=verified.expires,
+        revoked=tuple(sorted(str(digest) for digest in verified.revoked)),
+        policies=tuple(policies),
+        by_key=MappingProxyType(by_key),
+        unusable=tuple(unusable),
+    )
+
+
+def _loaded(name: str, verified: VerifiedPolicies, read: Reader) -> LoadedPolicy:
+    start = f"{TARGET}/"
+    files = {path: data for path, data in verified.policy(name).items() if path.startswith(start)}
+    if len(files) != 1:
+        raise Malformed(f"policy {name}", at=TARGET, want="one compiled policy", got=f"{len(files)} files")
+    (data,) = files.values()
+    normal = read(data)
+    if normal.policy != name or normal.channel != verified.channel:
+        want, got = f"{name} for {verified.channel}", f"{normal.policy} for {normal.channel}"
+        finding = Finding("policy.other", f"policy {name}", want, got)
+        raise NotGenuine(finding.message, findings=[finding])
+    _check_roots(normal)
+    live = tuple(release for release in normal.releases if release.digest not in verified.revoked)
+    gone = tuple(release for release in normal.releases if release.digest in verified.revoked)
+    return LoadedPolicy(
+        name=name,
+        digest=Digest.of(data),
+        data=data,
+        live=prepare(replace(normal, releases=live)),
+        revoked=prepare(replace(normal, releases=gone)),
+    )
+
+
+def _check_roots(normal: NormalForm) -> None:
+    """Refuse a production policy that rests on a root which is for development only (invariant 8)."""
+    if normal.channel != "production":
+        return
+    named = {label for rule in normal.platforms for label in rule.roots}
+    named |= {label for release in normal.releases for label in release.labels}
+    found = sorted(named & DEVELOPMENT_LABELS)
+    if found:
+        finding = Finding(
+            "policy.development-root", f"policy {normal.policy}", "production roots", ", ".join(found)
+        )
+        raise Refused(finding.message, findings=[finding])
+
+
+def dump_high_water(mark: HighWater) -> bytes:
+    """Return a channel's high-water mark as the store keeps it."""
+    return canonical(
+        {
+            "versions": dict(mark.versions),
+            "revoked": list(mark.revoked),
+            "at": None if mark.at is None else instant(mark.at),
+        }
+    )
+
+
+def load_high_water(data: bytes | None) -> HighWater:
+    """Return the high-water mark that the store kept; an empty one when it kept none."""
+    if data is None:
+        return HighWater()
+    found = jsondoc.loads(data, "channel high-water mark")
+    at = found["at"]
+    return HighWater(
+        versions=tuple(sorted(found["versions"].items())),
+        revoked=tuple(found["revoked"]),
+        at=None if at is None else datetime.fromisoformat(at).astimezone(UTC),
+    )
+
+
+def _signature(folder: Path) -> _Signature:
+    """Return what tells whether any file that a load reads has changed: names, sizes, inodes and change times."""
+    found: list[tuple[str, int, int, int, int]] = []
+    stack = [folder / "metadata", folder / "targets" / "policies"]
+    while stack:
+        at = stack.pop()
+        try:
+            entries = [at, *at.iterdir()] if at.is_dir() else []
+        except OSError:
+            entries = []
+        for entry in entries:
+            try:
+                stat = entry.lstat()
+            except OSError:
+                continue
+            found.append((str(entry), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
+            if entry != at and entry.is_dir():
+                stack.append(entry)
+    return tuple(sorted(found))
