@@ -30,3 +30,8 @@ class Decision:
     policy: Digest  # of the compiled policy (its exact bytes)
     at: datetime
     claims: Claims
+
+    def __post_init__(self) -> None:
+        """Refuse to be a yes with a reason against it, or without the release it is for."""
+        if self.allowed != (self.release is not None and not self.findings):
+            raise ValueError("a decision allows exactly when a release matched and nothing speaks against it")
