@@ -118,6 +118,42 @@ class Platform:
     boot_option: bytes  # SHA-384 of Boot0000's data
 
 
+# EFI_LOAD_OPTION of the boot option that OVMF makes for itself: ACTIVE | CATEGORY_APP | HIDDEN, "UiApp", and the path
+# FvFile(462caa21-7614-4503-836e-8ab6f4662331) in the firmware volume DXEFV.
+_UI_APP_PATH = bytes.fromhex(
+    "04071400c9bdb87cebf8344faaea3ee4af6516a10406140021aa2c4614760345836e8ab6f46623317fff0400"
+)
+_UI_APP = struct.pack("<IH", 0x109, len(_UI_APP_PATH)) + "UiApp\0".encode("utf-16-le") + _UI_APP_PATH
+_TD_HOB, _TEMPORARY_MEMORY, _CONFIGURATION = 2, 3, 1  # TDVF section types
+
+
+def platform(
+    firmware: Firmware, *, memory_bytes: int, acpi_loader: bytes, acpi_rsdp: bytes, acpi_tables: bytes
+) -> Platform:
+    """Return RTMR0's inputs for ``firmware`` on a machine with this much memory and these ACPI tables.
+
+    The ACPI digests depend on QEMU's version and the devices: take them from an event log of that platform.
+
+    Raises:
+        Unsupported: a firmware without a TD HOB or a configuration volume.
+    """
+    sections = firmware.tdx_sections()
+    hob = next((s for s in sections if s.kind == _TD_HOB), None)
+    volume = next((s for s in sections if s.kind == _CONFIGURATION), None)
+    if hob is None or volume is None:
+        raise Unsupported("firmware", at="TDVF metadata", want="a TD_HOB and a CFV section", got="none")
+    accepted = [(s.gpa, s.memory_bytes) for s in sections if s.kind in (_TD_HOB, _TEMPORARY_MEMORY)]
+    contents = firmware.data[volume.data_offset : volume.data_offset + volume.raw_bytes]
+    return Platform(
+        td_hob=td_hob(memory_bytes, accepted, hob.gpa),
+        configuration_volume=_sha384(contents),
+        acpi_loader=acpi_loader,
+        acpi_rsdp=acpi_rsdp,
+        acpi_tables=acpi_tables,
+        boot_option=_sha384(_UI_APP),
+    )
+
+
 def rtmr0_events(platform: Platform) -> tuple[bytes, ...]:
     """Return the digests extended into RTMR0 by OVMF before edk2-stable202505 in a direct boot, in order."""
     variables = (
