@@ -27,6 +27,7 @@ CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE nonces (digest BLOB PRIMARY KEY, used_at INTEGER NOT NULL) WITHOUT ROWID, STRICT;
 CREATE INDEX nonces_used_at ON nonces (used_at);
 CREATE TABLE decisions (id TEXT PRIMARY KEY, leaf INTEGER NOT NULL UNIQUE, record BLOB NOT NULL) STRICT;
+CREATE TABLE policies (digest BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID, STRICT;
 CREATE TABLE channels (name TEXT PRIMARY KEY, high_water BLOB NOT NULL) WITHOUT ROWID, STRICT;
 CREATE TABLE roots (size INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
 """
@@ -76,6 +77,10 @@ class Batch:
     def see_channel(self, name: str, high_water: bytes) -> None:
         """Replace what is remembered of a channel's versions and revocations."""
         self._db.execute("INSERT OR REPLACE INTO channels VALUES (?, ?)", (name, high_water))
+
+    def keep_policy(self, digest: bytes, data: bytes) -> None:
+        """Keep a compiled policy that decided, so that its decisions can be made again."""
+        self._db.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (digest, data))
 
     def forget_nonces(self, *, before: datetime) -> None:
         """Drop the nonces used before ``before``, whose sessions have long expired."""
@@ -168,6 +173,12 @@ class Store:
     def channel(self, name: str) -> bytes | None:
         """Return what is remembered of a channel."""
         row = self._one("SELECT high_water FROM channels WHERE name = ?", name)
+        return bytes(row[0]) if row else None
+
+    def policy(self, digest: bytes) -> bytes | None:
+        """Return a compiled policy that was in force once."""
+        with self._lock, _named(self._path):
+            row = self._db.execute("SELECT data FROM policies WHERE digest = ?", (digest,)).fetchone()
         return bytes(row[0]) if row else None
 
     def decision(self, decision: str) -> StoredDecision:

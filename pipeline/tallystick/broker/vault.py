@@ -167,9 +167,17 @@ class Vault:
             Malformed: empty, or longer than ``MAX_KEY_BYTES``.
             Refused: the name is taken (``key.exists``).
         """
+        self.check_secret(secret)
+        return self._add(key, channel, "imported", secret, now)
+
+    def check_secret(self, secret: bytes) -> None:
+        """Check that ``secret`` is something this vault keeps.
+
+        Raises:
+            Malformed: empty, or longer than ``MAX_KEY_BYTES``.
+        """
         if not 0 < len(secret) <= MAX_KEY_BYTES:
             raise Malformed("key", at="secret", want=f"1 to {MAX_KEY_BYTES} bytes", got=f"{len(secret)}")
-        return self._add(key, channel, "imported", secret, now)
 
     def destroy(self, key: KeyId, *, now: datetime) -> KeyRecord:
         """Replace ``key``'s secret by a tombstone and return its record. There is no way back.

@@ -1,0 +1,246 @@
+"""The HTTP face of the broker: Starlette routes, bounded bodies, error documents, one log line a request.
+
+Source: Trustee, kbs/docs/kbs_attestation_protocol.md, "HTTP Integration", and kbs/src/api_server.rs (paths).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tallystick.broker import wire
+from tallystick.broker.service import Broker
+from tallystick.broker.wire import Answer
+from tallystick.core.errors import TallystickError
+from tallystick.handshake.kbs import (
+    ACTIVATE_PATH,
+    ATTEST_PATH,
+    AUTH_PATH,
+    ENROL_PATH,
+    RESOURCE_PATH,
+    SESSION_COOKIE,
+    encode,
+)
+
+CHECKPOINT_PATH = "/tally/v0/log/checkpoint"
+KEYS_PATH = "/tally/v0/token-keys"
+_ACCESS = logging.getLogger("tallystick.broker.access")
+_FAULTS = logging.getLogger("tallystick.broker.faults")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> ASGIApp:
+    """Return the ASGI application of an open broker; closing it, at the end of its lifespan, closes the broker.
+
+    Args:
+        beside: an asynchronous context to hold for as long as the application runs.
+    """
+    limits = broker.config.limits
+
+    async def auth(request: Request) -> Response:
+        body = await _body(request, limits.auth_bytes, limits.body_seconds)
+        cookie, challenge = broker.auth(body)
+        return _json(challenge.document(), cookie=_cookie(cookie, broker.sessions.life.seconds))
+
+    async def attest(request: Request) -> Response:
+        body = await _body(request, limits.attest_bytes, limits.body_seconds)
+        token = await broker.attest(_session(request), body)
+        return _json(token.document())
+
+    async def resource(request: Request) -> Response:
+        path = request.path_params
+        name = f"{path['repository']}/{path['type']}/{path['tag']}"
+        return _plain_json(await broker.fetch(_session(request), name))
+
+    async def enrol(request: Request) -> Response:
+        body = await _body(request, limits.enrol_bytes, limits.body_seconds)
+        return _json((await broker.enrol(body)).document())
+
+    async def activate(request: Request) -> Response:
+        body = await _body(request, limits.auth_bytes, limits.body_seconds)
+        return _json((await broker.activate(body)).document())
+
+    async def checkpoint(request: Request) -> Response:
+        return PlainTextResponse(broker.checkpoint(), headers=_HEADERS)
+
+    async def keys(request: Request) -> Response:
+        return _json({"keys": [{**broker.tokens.jwk, "use": "sig"}]})
+
+    async def health(request: Request) -> Response:
+        return PlainTextResponse("ok\n", headers=_HEADERS)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            if beside is None:
+                yield
+            else:
+                async with beside():
+                    yield
+        finally:
+            await asyncio.to_thread(broker.close)
+
+    app = Starlette(
+        routes=[
+            Route(AUTH_PATH, auth, methods=["POST"]),
+            Route(ATTEST_PATH, attest, methods=["POST"]),
+            Route(RESOURCE_PATH + "{repository}/{type}/{tag}", resource, methods=["GET"]),
+            Route(ENROL_PATH, enrol, methods=["POST"]),
+            Route(ACTIVATE_PATH, activate, methods=["POST"]),
+            Route(CHECKPOINT_PATH, checkpoint, methods=["GET"]),
+            Route(KEYS_PATH, keys, methods=["GET"]),
+            Route("/healthz", health, methods=["GET"]),
+        ],
+        exception_handlers={Answer: _answered, TallystickError: _failed, HTTPException: _no_route},
+        lifespan=lifespan,
+    )
+    return _AccessLog(app)
+
+
+_HEADERS = {"cache-control": "no-store"}
+
+
+def _json(document: object, *, cookie: str = "") -> Response:
+    response = _plain_json(encode(document))
+    if cookie:
+        response.headers["set-cookie"] = cookie
+    return response
+
+
+def _plain_json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, headers=_HEADERS, media_type="application/json")
+
+
+def _cookie(value: str, seconds: int) -> str:
+    return f"{SESSION_COOKIE}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict"
+
+
+def _session(request: Request) -> str:
+    """Return the session's cookie. An ``Authorization`` header is no substitute, whatever it carries."""
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if not cookie:
+        raise wire.not_attested()
+    return cookie
+
+
+async def _body(request: Request, most_bytes: int, seconds: float) -> bytes:
+    """Return the request's body, read no further than ``most_bytes`` and no longer than ``seconds``."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Answer(415, wire.SERIALIZATION, "a body is sent as it is, not encoded", code="body.encoded")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > most_bytes:
+        raise _too_large(most_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    raise _too_large(most_bytes)
+    except TimeoutError:
+        raise Answer(
+            408, wire.SERIALIZATION, f"the body took more than {seconds:g} s", code="body.slow"
+        ) from None
+    except ClientDisconnect:
+        raise Answer(400, wire.SERIALIZATION, "the body ended early", code="body.short") from None
+    return bytes(body)
+
+
+def _too_large(most_bytes: int) -> Answer:
+    return Answer(413, wire.SERIALIZATION, f"a body here has at most {most_bytes} bytes", code="body.large")
+
+
+async def _answered(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Answer)  # noqa: S101 - what this handler is registered for
+    _note(request, code=error.code, decision=error.decision)
+    return _plain_json(encode(error.document), error.status)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TallystickError)  # noqa: S101 - what this handler is registered for
+    told = wire.answer(error, findings=error.findings)
+    if told.status >= 500:
+        _FAULTS.error(json.dumps({"code": error.code, "message": error.message}))
+    return await _answered(request, told)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    code = "method.not-allowed" if status == 405 else "path.unknown"
+    told = Answer(status, wire.BAD_PATH, "there is nothing at this path", code=code)
+    return await _answered(request, told)
+
+
+def _note(request: Request, **facts: str) -> None:
+    request.scope.setdefault("tallystick.facts", {}).update({k: v for k, v in facts.items() if v})
+
+
+class _AccessLog:
+    """One line of JSON for each request: no header, no query, no body, and no path that is not ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+        facts: dict[str, str] = {}
+        scope["tallystick.facts"] = facts
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            # The traceback's values may be secret; the place is not.
+            at = error.__traceback__
+            while at is not None and at.tb_next is not None:
+                at = at.tb_next
+            where = f"{at.tb_frame.f_globals.get('__name__')}:{at.tb_lineno}" if at is not None else "unknown"
+            _FAULTS.error(json.dumps({"code": "bug", "kind": type(error).__name__, "where": where}))
+            facts["code"] = "bug"
+            if not status:
+                told = Answer(500, wire.INTERNAL, "the broker failed", code="bug")
+                await _plain_json(encode(told.document), 500)(scope, receive, sending)
+        finally:
+            if _ACCESS.isEnabledFor(logging.INFO):
+                taken = round((time.perf_counter() - began) * 1000, 2)
+                _ACCESS.info(json.dumps(_line(scope, status, taken, facts)))
+
+
+def _line(scope: Scope, status: int, taken_ms: float, facts: dict[str, str]) -> dict[str, Any]:
+    client = scope.get("client")
+    return {
+        "client": client[0] if client else "",
+        "method": scope["method"][:16],
+        "path": _shown_path(scope["path"]),
+        "status": status,
+        "ms": taken_ms,
+        **facts,
+    }
+
+
+def _shown_path(path: str) -> str:
+    """Return a path of ours; of any other one only that it is not."""
+    if path in (AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH, "/healthz"):
+        return path
+    return path[:300] if path.startswith(RESOURCE_PATH) else "(other)"

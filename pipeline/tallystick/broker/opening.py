@@ -1,0 +1,140 @@
+"""Making a broker's folder, and opening a broker from it: nothing is served before everything in it has held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tallystick.broker import logkey, tokens
+from tallystick.broker.clock import Clock, system_time
+from tallystick.broker.config import BrokerConfig, Home
+from tallystick.broker.decisions import Kind, entry
+from tallystick.broker.endorsement import MANUFACTURER
+from tallystick.broker.enrolling import Enrolments
+from tallystick.broker.enrolment_ca import EnrolmentAuthority, authority
+from tallystick.broker.ledger import Ledger
+from tallystick.broker.policies import (
+    Loader,
+    PolicySource,
+    PolicyState,
+    dump_high_water,
+    load_high_water,
+)
+from tallystick.broker.secretfiles import private_folder
+from tallystick.broker.service import Broker
+from tallystick.broker.sessions import Sessions
+from tallystick.broker.store import Batch, Store
+from tallystick.broker.tokens import TokenIssuer
+from tallystick.broker.vault import Vault
+from tallystick.core.errors import Misuse, Refused
+from tallystick.policy import document
+from tallystick.release.records import HighWater
+from tallystick.signing.records import Trust
+from tallystick.tlog.log import Log
+
+_NONCE_MARGIN = timedelta(minutes=5)  # a used nonce is remembered for this much longer than a session lasts
+
+
+def create(home: Home, *, passphrase: str | None = None) -> str:
+    """Make a broker's folder and return the line that its log's checkpoints are verified with.
+
+    Raises:
+        Misuse: there is a broker already (``broker.exists``).
+        Unreachable: the folder can not be written.
+    """
+    if home.store.exists():
+        raise Misuse(f"there is a broker in {home.folder} already", code="broker.exists")
+    private_folder(home.folder)
+    Vault.create(home.vault, passphrase=passphrase)
+    tokens.create_key(home.token_key)
+    key = logkey.create(home.log_key)
+    private_folder(home.enrolment)
+    Log.open(home.log).close()
+    Store.create(home.store)  # last: its presence says that the folder is complete
+    return key.verifier_line()
+
+
+def open_ledger(home: Home, store: Store, *, nonce_life: timedelta = _NONCE_MARGIN) -> Ledger:
+    """Open the log of the broker in ``home``; the errors are :meth:`Ledger.open`'s."""
+    if not home.log.is_dir():
+        raise Misuse(f"there is no log in {home.log}; run `tally broker init`", code="file.missing")
+    return Ledger.open(home.log, store, nonce_life=nonce_life)
+
+
+def open_broker(
+    config: BrokerConfig,
+    *,
+    trust: Trust,
+    load: Loader,
+    read_clock: Callable[[], datetime] = system_time,
+) -> Broker:
+    """Return a broker that is ready to serve.
+
+    Args:
+        load: verifies the channel as of a moment; ``release.channel`` has it.
+
+    Raises:
+        Refused: the clock stands behind the time the broker has acted on (``clock.behind``), or the trust file
+            does not pin the channel (``channel.unknown``).
+        NotGenuine: the log was cut back or rewritten, or a secret's file is readable by others.
+        Misuse: there is no broker in the folder.
+        Unreachable: another process runs this broker.
+    """
+    home = config.home
+    if trust.channel_root(config.channel) is None:
+        raise Refused(f"the trust file does not pin the channel {config.channel}", code="channel.unknown")
+    store = Store.open(home.store)
+    try:
+        clock = Clock(store.time_mark(), read=read_clock)
+        now = clock.now()
+        vault = Vault.open(home.vault, passphrase=config.passphrase)
+        ledger = open_ledger(home, store, nonce_life=config.lifetimes.session + _NONCE_MARGIN)
+    except BaseException:
+        store.close()
+        raise
+    manufacturers = tuple(one for one in trust.endorsers if one.kind == MANUFACTURER)
+    authorities = _authorities(home.enrolment, {one.label for one in manufacturers}, now)
+    token_key = tokens.load_key(home.token_key, "token key")
+    return Broker(
+        config=config,
+        clock=clock,
+        store=store,
+        ledger=ledger,
+        vault=vault,
+        policies=_policies(config, store, ledger, load),
+        tokens=TokenIssuer(token_key, issuer=config.issuer, life=config.lifetimes.token),
+        log_key=logkey.load(home.log_key),
+        manufacturers=manufacturers,
+        authorities=authorities,
+        endorsers=tuple(one.endorser() for one in authorities),
+        sessions=Sessions(limit=config.limits.sessions, life=config.lifetimes.session),
+        enrolments=Enrolments(limit=config.limits.enrolments, life=config.lifetimes.enrolment),
+        threads=ThreadPoolExecutor(config.threads, thread_name_prefix="broker"),
+    )
+
+
+def _policies(config: BrokerConfig, store: Store, ledger: Ledger, load: Loader) -> PolicySource:
+    def announce(state: PolicyState, high_water: HighWater, now: datetime) -> None:
+        def also(batch: Batch) -> None:
+            batch.see_channel(config.channel, dump_high_water(high_water))
+            for policy in state.policies:
+                batch.keep_policy(policy.digest.value, policy.data)
+
+        details = {"unusable": [finding.document() for finding in state.unusable]}
+        made = entry(Kind.POLICY, now=now, public=state.public(), details=details)
+        ledger.submit([made], now=now, also=also).result()
+
+    return PolicySource(
+        config.channel_dir,
+        config.channel,
+        load=load,
+        read=document.read,
+        high_water=load_high_water(store.channel(config.channel)),
+        announce=announce,
+    )
+
+
+def _authorities(folder: Path, labels: set[str], now: datetime) -> tuple[EnrolmentAuthority, ...]:
+    return tuple(authority(folder, label, now=now) for label in sorted(labels))
