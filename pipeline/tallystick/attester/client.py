@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -21,11 +22,16 @@ from tallystick.core.errors import (
 )
 from tallystick.handshake import binding, kbs, tpmwire
 from tallystick.handshake.jwe import TeeKeyPair
+from tallystick.handshake.teekey import TeePublicKey
 
 _TIMEOUT_SECONDS = 30.0
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.2  # doubled each time: 3 seconds over all tries
 _MAX_ANSWER_BYTES = 8 << 20
+
+
+# Gives the primary evidence for the 32 bytes that it must be bound to.
+Prove = Callable[[bytes], object]
 
 
 class KbsClient:
@@ -71,29 +77,26 @@ class KbsClient:
         answer = kbs.Activation(session=given.session, secret=secret)
         return kbs.AkCertificate.parse(self._post(kbs.ACTIVATE_PATH, answer.document())).ak_certificate
 
-    def attest(self, prove: Callable[[bytes], object], *, init_data: str | None) -> str:
-        """Prove this machine to the broker and return the attestation result (an EAR).
+    def attest(self, prove: Prove, *, init_data: str | None) -> str:
+        """Prove this machine to the broker in a new session and return the attestation result (an EAR).
 
         Args:
-            prove: gives the primary evidence for the 32 bytes that it must be bound to.
             init_data: the TOML text that was measured into PCR 8.
 
         Raises:
             Refused, NotGenuine: the evidence is not accepted.
             Unreachable: the broker does not answer.
         """
-        self._cookie = ""
-        challenge = kbs.Challenge.parse(self._post(kbs.AUTH_PATH, kbs.Request(tee="tpm").document()))
-        pair = TeeKeyPair.make()
-        digest = binding.report_data(
-            challenge.nonce, pair.public, algorithm=challenge.hash_algorithm or binding.DEFAULT_HASH
-        )
-        message = kbs.Attestation(
-            nonce=challenge.nonce,
-            tee_pubkey=pair.public,
-            primary_evidence=prove(binding.tpm_extra_data(digest)),
-            init_data=init_data,
-        )
+        challenge, pair = self.challenge(), TeeKeyPair.make()
+        return self.present(bound(challenge, pair.public, prove, init_data=init_data), pair)
+
+    def challenge(self) -> kbs.Challenge:
+        """Begin a new session and return its challenge."""
+        self._cookie, self._key_pair = "", None
+        return kbs.Challenge.parse(self._post(kbs.AUTH_PATH, kbs.Request(tee="tpm").document()))
+
+    def present(self, message: kbs.Attestation, pair: TeeKeyPair) -> str:
+        """Send ``message`` in this session and return the attestation result; keys will be opened with ``pair``."""
         token = kbs.Token.parse(self._post(kbs.ATTEST_PATH, message.document()))
         self._key_pair = pair
         return token.token
@@ -207,8 +210,23 @@ def refusal(status: int, body: bytes, path: str) -> TallystickError:
     return Unreachable(words, code=code)
 
 
-def attest_tpm(client: KbsClient, tpm: Tpm, *, init_data: str | None, event_log: bytes) -> str:
-    """Enrol a new attestation key of ``tpm``, prove this machine with it, and return the broker's result."""
+def bound(
+    challenge: kbs.Challenge, public: TeePublicKey, prove: Prove, *, init_data: str | None
+) -> kbs.Attestation:
+    """Return the attestation whose evidence is bound to the nonce of ``challenge`` and to ``public``."""
+    algorithm = challenge.hash_algorithm or binding.DEFAULT_HASH
+    digest = binding.report_data(challenge.nonce, public, algorithm=algorithm)
+    return kbs.Attestation(
+        nonce=challenge.nonce,
+        tee_pubkey=public,
+        primary_evidence=prove(binding.tpm_extra_data(digest)),
+        init_data=init_data,
+    )
+
+
+@contextmanager
+def enrolled(client: KbsClient, tpm: Tpm, *, event_log: bytes) -> Iterator[Prove]:
+    """Enrol a new attestation key of ``tpm``, and give what makes evidence with it until the block ends."""
     ek, transient = tpm.endorsement_key()
     try:
         with tpm.attestation_key(ek) as ak:
@@ -218,7 +236,7 @@ def attest_tpm(client: KbsClient, tpm: Tpm, *, init_data: str | None, event_log:
                 quote = tpm.quote(ak, extra_data)
                 return evidence.build(quote, ak.area, ak_certificate=certificate, event_log=event_log)
 
-            return client.attest(prove, init_data=init_data)
+            yield prove
     finally:
         if transient:
             tpm.flush(ek.handle)

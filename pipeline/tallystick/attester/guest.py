@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tallystick.attester import infer
-from tallystick.attester.client import KbsClient, attest_tpm
+from tallystick.attester.client import KbsClient, enrolled
 from tallystick.attester.disk import INIT_DATA, PROMPT, DataDisk
 from tallystick.attester.evidence import read_event_log
 from tallystick.attester.measured import measure
@@ -62,7 +62,8 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
         disk.check(one)
     url = machine.broker_url or initdata.broker_url(init)
     client = KbsClient(url)
-    attest_tpm(client, machine.tpm, init_data=toml.decode("utf-8"), event_log=machine.event_log)
+    with enrolled(client, machine.tpm, event_log=machine.event_log) as prove:
+        client.attest(prove, init_data=toml.decode("utf-8"))
     say("attested", broker=url)
     opened: dict[str, bytes] = {}
     for one in manifest:
@@ -73,11 +74,12 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
         say("answer", prompt=prompt, text=model.answer(prompt, letters=ANSWER_LETTERS))
 
 
-def prompts_of(disk: DataDisk) -> Iterator[str]:
+def prompts_of(disk: DataDisk, say: Say) -> Iterator[str]:
     """Give the disk's prompt; without one, the lines of the console until an empty one."""
     if disk.has(PROMPT):
         yield disk.read(PROMPT, max_bytes=_MAX_PROMPT_BYTES).decode("utf-8", "replace").strip()
         return
+    say("listening")
     while line := sys.stdin.readline(_MAX_PROMPT_BYTES).strip():
         yield line
 
@@ -124,7 +126,7 @@ def main() -> int:
             tpm = open_tpm()
             try:
                 machine = Machine(tpm=tpm, event_log=read_event_log())
-                run(disk, machine, console, prompts_of(disk))
+                run(disk, machine, console, prompts_of(disk, console))
             finally:
                 tpm.close()
     except TallystickError as error:

@@ -173,15 +173,15 @@ class Tpm:
         """Return the secret that was sealed to ``parent`` for the Name of ``key``.
 
         Args:
-            credential_blob: the contents of a TPM2B_ID_OBJECT.
-            encrypted_secret: the contents of a TPM2B_ENCRYPTED_SECRET.
+            credential_blob: TPM2B_ID_OBJECT.
+            encrypted_secret: TPM2B_ENCRYPTED_SECRET.
         """
         with self._endorsement_policy() as session:
             command = wire.authorized(
                 wire.CC_ACTIVATE_CREDENTIAL,
                 handle(key.handle) + handle(parent.handle),
                 (wire.password(), wire.policy(session)),
-                sized(credential_blob) + sized(encrypted_secret),
+                credential_blob + encrypted_secret,
             )
             return _parameters(self._run("ActivateCredential", command)).sized("certInfo")
 

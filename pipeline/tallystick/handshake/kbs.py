@@ -261,8 +261,8 @@ class Enrolment:
 class EnrolmentChallenge:
     """Broker to client: a secret that only the TPM which holds both keys can open."""
 
-    credential_blob: bytes  # the contents of a TPM2B_ID_OBJECT
-    encrypted_secret: bytes  # the contents of a TPM2B_ENCRYPTED_SECRET
+    credential_blob: bytes  # TPM2B_ID_OBJECT, its size included
+    encrypted_secret: bytes  # TPM2B_ENCRYPTED_SECRET, its size included
     session: str
 
     def document(self) -> dict[str, object]:
