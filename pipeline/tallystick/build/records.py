@@ -31,7 +31,6 @@ class ContentsFile:
     mode: str  # octal, as the archive has it: "0100755"
     component: str  # Component.ref; "" is an unexplained file, and those are counted
     nested: str = ""  # name of the product that these bytes are ("initramfs" for ".initrd")
-    device: tuple[int, int] = (0, 0)  # major and minor number of a device node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
