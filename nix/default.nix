@@ -2,13 +2,15 @@
 #
 #   recipe   JSON text: what pipeline/tallystick/build/recipe.py makes of the recipe file
 #   source   folder that holds tallystick/ (the project's own Python)
-{ recipe, source }:
+#   locks    folder of the lock files that the recipe names
+#   nonce, canary   of the probes in ./checks
+{ recipe, source, locks ? ./lock, nonce ? "", canary ? "" }:
 let
   wanted = builtins.fromJSON recipe;
-  locks = builtins.mapAttrs (_: name: builtins.fromJSON (builtins.readFile (./lock + "/${name}.json"))) wanted.locks;
+  pinned = builtins.mapAttrs (_: name: builtins.fromJSON (builtins.readFile (locks + "/${name}.json"))) wanted.locks;
   words = text: builtins.filter (line: builtins.isString line && line != "" && builtins.substring 0 1 line != "#") (builtins.split "\n" text);
   toolkit = import ./bootstrap/toolkit.nix {
-    inherit locks;
+    locks = pinned;
     modules = words (builtins.readFile ./images/guest/modules.txt);
   };
   images = import ./images { inherit toolkit; source = guestSource source; recipe = wanted; };
@@ -17,7 +19,7 @@ let
     path = root;
     name = "tallystick-source";
     filter = path: type:
-      let relative = builtins.substring (builtins.stringLength (toString root) + 1) (-1) path;
+      let relative = builtins.substring (builtins.stringLength (toString root) + 1) 4096 path;
       in if type == "directory"
         then builtins.match "tallystick(/(core|handshake|attester)(/.*)?)?" relative != null && baseNameOf path != "__pycache__"
         else type == "regular" && builtins.match "tallystick/(__init__|(core|handshake|attester)/.*)\\.py" relative != null;
@@ -25,11 +27,12 @@ let
 in
 images // {
   inherit toolkit;
-  checks = import ./checks { inherit toolkit locks; };
+  checks = import ./checks { inherit toolkit nonce canary; };
   # What `tally build` asks for: store paths of every product by name, and the firmware.
   index = {
     products = builtins.listToAttrs (map
       (name: { inherit name; value = { drv = images.${name}.drvPath; out = images.${name}.outPath; contents = images.${name}.contents.outPath; }; })
       wanted.products);
+    firmware = builtins.mapAttrs (_: member: toolkit.firmware member) wanted.firmware;
   };
 }

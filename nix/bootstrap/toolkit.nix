@@ -7,7 +7,8 @@
 #   guest           pieces of the guest's root: [ { role, tree, component } ]; roles: busybox, python, library, wheel
 #   python          { home, version }: where the interpreter and its library lie inside the python trees
 #   kernel          { tree, component }: tree/vmlinuz, tree/release, tree/modules/*.ko, tree/modules/load (in load order)
-#   stub, firmware  { file, component }
+#   stub            { file, component }
+#   firmware        member -> { drv, file, component }: one file of the firmware package
 # A component is the record that contents lists carry.
 { system ? "x86_64-linux", locks, modules }:
 let
@@ -40,9 +41,17 @@ let
     '';
   };
 
+  seedProof = import ../checks/seed-proof.nix {
+    inherit step;
+    inherit (seeds) busybox;
+    package = (only "busybox").seed;
+    inherit (locks.busybox.unpacked) member;
+  };
+
   python = step {
     name = "python3";
     tree = interpreterTree;
+    inherit seedProof;
     script = ''
       mkdir -p $out/bin
       libraries=$tree/usr/lib/x86_64-linux-gnu:$tree/lib/x86_64-linux-gnu
@@ -67,11 +76,11 @@ let
   };
   piece = role: keep: entry: { inherit role; tree = unpack entry keep; inherit (entry) component; };
   only = role: builtins.head (seeds.of role);
-  single = role: keep: file: { file = "${unpack (only role) [ keep ]}/${file}"; inherit (only role) component; };
+  single = role: member: { file = "${unpack (only role) [ member ]}/${member}"; inherit (only role) component; };
 in
 {
   name = "debian";
-  inherit system run writers seeds;
+  inherit system run writers seeds seedProof;
 
   guest =
     [ (piece "busybox" [ "bin/busybox" ] (only "busybox")) ]
@@ -89,6 +98,9 @@ in
       script = "python3 $writers/kernel.py $seed $out $modules";
     };
   };
-  stub = single "stub" "usr/lib/systemd/boot/efi/linuxx64.efi.stub" "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-  firmware = single "firmware" "usr/share/ovmf/OVMF.fd" "usr/share/ovmf/OVMF.fd";
+  stub = single "stub" "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+  firmware = member: {
+    drv = (unpack (only "firmware") [ member ]).drvPath;
+    inherit (single "firmware" member) file component;
+  };
 }

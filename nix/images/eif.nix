@@ -7,7 +7,7 @@ toolkit.run {
   passAsFile = [ "spec" ];
   spec = builtins.toJSON {
     inherit (recipe) name version;
-    command_line = recipe.nitro_command_line;
+    command_line = recipe.command_lines.eif;
     inherit source initramfs;
     listing = initramfs.contents;
     kernel = { inherit (toolkit.kernel) tree component; };

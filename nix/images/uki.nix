@@ -6,7 +6,8 @@ toolkit.run {
   inherit (toolkit) writers;
   passAsFile = [ "spec" ];
   spec = builtins.toJSON {
-    inherit (recipe) name version command_line;
+    inherit (recipe) name version;
+    command_line = recipe.command_lines.uki;
     inherit source initramfs;
     listing = initramfs.contents;
     kernel = { inherit (toolkit.kernel) tree component; };

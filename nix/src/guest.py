@@ -21,9 +21,10 @@ import elf
 import nar
 
 PACKAGES = "usr/lib/tallystick"  # wheels and this project; the init script puts it on PYTHONPATH
+PROJECT = "tallystick"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"  # in the dynamic linker's built-in search path (Debian multiarch)
 LINKER = "lib64/ld-linux-x86-64.so.2"  # System V ABI, AMD64 supplement
-_CONSOLE = ("dev/console", stat.S_IFCHR | 0o600, (5, 1))  # the kernel opens it before /init could make it
+DEVICES = {"dev/console": (5, 1)}  # the kernel opens it before /init could make it (Documentation/admin-guide/devices.txt)
 _UNCHECKED_HASH = 0b01  # PEP 552: a hash-based .pyc whose source is not looked at
 _MARSHAL_VERSION = 2  # newer versions write what is shared, which depends on what else the process holds
 
@@ -192,8 +193,7 @@ def main(spec: dict[str, Any], out: Path, listing: Path) -> None:
     write_tree(root, out)
     records = [contents.file_record(path, data, mode, ref) for path, (mode, data, ref) in root.files.items()]
     if "source" in spec:
-        path, mode, device = _CONSOLE
-        records.append(contents.file_record(path, b"", mode, project["ref"]) | {"device": list(device)})
+        records += [contents.file_record(path, b"", stat.S_IFCHR | 0o600, project["ref"]) for path in DEVICES]
     contents.write(listing, spec["name"], records, components)
 
 

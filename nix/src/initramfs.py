@@ -11,6 +11,7 @@ from pathlib import Path
 
 import contents
 import cpio
+import guest
 
 MODULES = "usr/lib/modules"
 _MOUNT_POINTS = ("dev", "proc", "run", "sys", "tmp")
@@ -27,7 +28,7 @@ def part(tree: Path, listing: Path, out: Path) -> None:
     for record in contents.read(listing)[0]:
         mode, path = int(record["mode"], 8), tree / record["path"]
         if stat.S_ISCHR(mode):
-            entries.append((record["path"], mode, b"", tuple(record["device"])))
+            entries.append((record["path"], mode, b"", guest.DEVICES[record["path"]]))
         else:
             data = os.readlink(path).encode() if stat.S_ISLNK(mode) else path.read_bytes()
             entries.append((record["path"], mode, data, (0, 0)))
