@@ -15,8 +15,8 @@ from tallystick.policy.normal import KeyRule, NormalForm, PermittedRelease, Plat
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-END = datetime(2028, 6, 30, tzinfo=UTC)
-WAIVED = Waived("docs/decisions/0012-pcr-10.md", "alice@example.org", END)
+END = datetime(2028, 1, 1, tzinfo=UTC)
+WAIVED = Waived("docs/decisions/0010-pcr-10.md", "alice@example.org", END)
 REPORT_DATA = bytes(range(32))
 WEIGHTS = "confidential-inference/weights/v1"
 TOKENIZER = "confidential-inference/tokenizer/v1"
@@ -105,7 +105,7 @@ def challenge(age_seconds: float = 5) -> Challenge:
 
 
 def policy_text(**changes: str) -> str:
-    """The demo's policy, with some lines replaced: ``policy_text(**{"until: 2028-06-30": "until: 2020-01-01"})``."""
+    """The demo's policy, with some lines replaced: ``policy_text(**{"until: 2028-01-01": "until: 2020-01-01"})``."""
     text = (ROOT / "policies" / "confidential-inference.yaml").read_text()
     for old, new in changes.items():
         assert old in text, old

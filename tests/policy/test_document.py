@@ -185,8 +185,8 @@ def test_production_rests_on_no_development_root():
 
 
 def test_times_are_whole_seconds_in_utc():
-    assert doc()["not_after"] == "2028-06-30T00:00:00Z"
-    for text in ("2028-06-30T00:00:00+00:00", "2028-06-30", "2028-13-30T00:00:00Z", "٢٠٢٨-06-30T00:00:00Z"):
+    assert doc()["not_after"] == "2028-01-01T00:00:00Z"
+    for text in ("2028-01-01T00:00:00+00:00", "2028-01-01", "2028-13-30T00:00:00Z", "٢٠٢٨-01-01T00:00:00Z"):
         with pytest.raises(Malformed, match=r"not_after: want a time in UTC"):
             document.from_document(doc(not_after=text))
     assert document.from_document(doc()).not_after == END

@@ -13,14 +13,14 @@ from tallystick.policy.rules import broken, check
 
 PRODUCTION = {
     "channel: staging": "channel: production",
-    "until: 2028-06-30": "until: 2027-06-30",
+    "until: 2028-01-01": "until: 2027-06-30",
     "roots: [software-tpm]": "roots: [acme-tpm]",
     "issuer: https://tallystick.local/embedded-dev": "issuer: https://token.example",
 }
 
 
 def production(**changes: str) -> str:
-    text = policy_text(**PRODUCTION).replace("until: 2028-06-30", "until: 2027-06-30")
+    text = policy_text(**PRODUCTION).replace("until: 2028-01-01", "until: 2027-06-30")
     text = text[: text.index("  - target: trustee")]
     for old, new in changes.items():
         assert old in text
@@ -94,14 +94,14 @@ def test_ages_have_a_bound_in_each_channel():
 
 
 def test_an_ended_policy_or_waiver_is_refused():
-    end = datetime(2028, 6, 30, tzinfo=UTC)
+    end = datetime(2028, 1, 1, tzinfo=UTC)
     assert codes(policy_text(), end - timedelta(seconds=1)) == []
     assert codes(policy_text(), end) == ["policy.expired", "policy.waiver.expired"]
 
 
 def test_nothing_is_decided_for_longer_than_people_remember():
-    assert "policy.end-too-far" in codes(policy_text(), NOW - timedelta(days=600))
-    assert "policy.waiver.end-too-far" in codes(policy_text(), NOW - timedelta(days=600))
+    assert "policy.end-too-far" in codes(policy_text(), NOW - timedelta(days=800))
+    assert "policy.waiver.end-too-far" in codes(policy_text(), NOW - timedelta(days=800))
 
 
 def test_waivers_of_targets_end_and_stay_out_of_production_too():

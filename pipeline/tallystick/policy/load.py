@@ -40,7 +40,7 @@ _REQUIREMENT = (r"[a-z0-9][a-z0-9._-]{0,63}", "the name of a requirement")
 _TIME = (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", "a time in UTC such as 2027-01-31T00:00:00Z")
 _BASE64 = (r"[A-Za-z0-9+/]{40,2048}={0,2}", "the base64 of a DER public key")
 _MAX_AGE_SECONDS = 86_400  # rules.py has the lower bounds of each channel
-_MAX_SESSION_SECONDS = 3_600
+_MAX_SESSION_MINUTES = 60
 
 
 def load(data: bytes) -> Policy:
@@ -238,7 +238,7 @@ def _target(name: str, row: Fields, node: Node) -> Target:
     return TrusteeTarget(
         place=row.place,
         version=row.text("version", r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}", "a Trustee version such as 0.21"),
-        session_seconds=row.integer("session_seconds", 1, _MAX_SESSION_SECONDS),
+        session_minutes=row.integer("session_minutes", 1, _MAX_SESSION_MINUTES),
         attestation_keys=tuple(sorted(row.texts("attestation_keys", *_BASE64))),
         waivers=_waivers(row),
     )

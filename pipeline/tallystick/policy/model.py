@@ -88,7 +88,7 @@ class TrusteeTarget:
 
     place: Place
     version: str  # "0.21"
-    session_seconds: int  # longest time from challenge to evidence that its KBS is configured for
+    session_minutes: int  # its `attestation_service.timeout`: longest time from challenge to evidence
     attestation_keys: tuple[str, ...]  # base64 DER SPKI of the keys that may sign evidence; empty: not pinned
     waivers: tuple[Waiver, ...]
     name: str = "trustee"
