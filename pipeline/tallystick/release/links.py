@@ -51,8 +51,9 @@ def expected(index: Index) -> Artifacts:
     materials = [(name, tree_digest(index, f"{name}/")) for name in _TREES]
     if recipe is not None:
         materials.append((recipe.path, recipe.digest))
-    wanted = {path for _, path in index.products} | {MEASUREMENTS}
-    products = [(entry.path, entry.digest) for entry in index.files if entry.path in wanted]
+    measured = index.file(MEASUREMENTS)
+    files = (*index.product_files(), *((measured,) if measured is not None else ()))
+    products = [(entry.path, entry.digest) for entry in files]
     return Artifacts(materials=tuple(sorted(materials)), products=tuple(sorted(products)))
 
 

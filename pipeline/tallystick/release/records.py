@@ -40,6 +40,11 @@ class Index:
                 return entry
         return None
 
+    def product_files(self) -> tuple[IndexedFile, ...]:
+        """Return the entries of the products, sorted by path."""
+        paths = {path for _, path in self.products}
+        return tuple(entry for entry in self.files if entry.path in paths)
+
     def under(self, prefix: str) -> tuple[IndexedFile, ...]:
         """Return the entries whose path begins with ``prefix``."""
         return tuple(entry for entry in self.files if entry.path.startswith(prefix))

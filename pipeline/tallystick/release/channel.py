@@ -1,0 +1,190 @@
+"""A channel as its users see it: policies, revocations, and releases verified again from their bundles.
+
+Source: DESIGN.md, invariants 4 to 7.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from tallystick.core.digests import Digest
+from tallystick.core.errors import NotGenuine, Refused
+from tallystick.core.findings import Finding
+from tallystick.release import index as indexes
+from tallystick.release import metadata, names, quorum, revocations, roles
+from tallystick.release.metadata import Read, State
+from tallystick.release.records import (
+    HighWater,
+    Index,
+    Revocation,
+    VerifiedChannel,
+    VerifiedPolicies,
+    VerifiedRelease,
+)
+from tallystick.release.tuf import Folder
+from tallystick.signing.records import Trust
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Targets
+
+    from tallystick.signing.verify import Verifier
+
+NOTHING_SEEN = HighWater()
+
+
+def load(
+    folder: Path, channel: str, trust: Trust, now: datetime, seen: HighWater = NOTHING_SEEN
+) -> VerifiedChannel:
+    """Return the channel in ``folder`` as it stands at ``now``, every release verified from its statements.
+
+    Offline: nothing but the folder's files and ``trust`` is read.
+
+    Args:
+        channel: its name; the trust file pins a root for it.
+        seen: the high-water mark of the last load (``VerifiedChannel.state.high_water``).
+
+    Raises:
+        Misuse: there is no channel in ``folder``.
+        Refused: the trust file does not know ``channel``; metadata that expired; a release without quorum.
+        NotGenuine: signatures, versions or digests that do not hold, a revocation undone.
+        Malformed, Unsupported: a part that breaks its own format.
+    """
+    from tallystick.signing.verify import Verifier
+
+    place = Folder(folder)
+    state = place.verify(pinned_root(trust, channel), channel, now, seen)
+    policies = policies_of(place.read, state, seen)
+    verifier = Verifier(trust.sigstore_root)
+    found = []
+    for digest in release_digests(state.delegated[roles.RELEASES].signed):
+        if digest not in policies.revoked:
+            signed = state.delegated[roles.RELEASES].signed
+            found.append(verify_target(place.read, signed, digest, channel, trust, now, verifier))
+    releases = sorted(found, key=lambda r: (r.index.name, r.index.version, str(r.digest)))
+    return VerifiedChannel(
+        settings=state.settings, state=policies, releases=tuple(releases), people=state.people
+    )
+
+
+def load_policies(
+    folder: Path, channel: str, trust: Trust, now: datetime, seen: HighWater = NOTHING_SEEN
+) -> VerifiedPolicies:
+    """Return the approved policies and the revocations of a channel; its releases are not looked at.
+
+    What a broker calls at every release of a key: no Sigstore, a few milliseconds. Raises as :func:`load`.
+    """
+    place = Folder(folder)
+    state = place.verify(pinned_root(trust, channel), channel, now, seen)
+    return policies_of(place.read, state, seen)
+
+
+def pinned_root(trust: Trust, channel: str) -> bytes:
+    """Return the TUF root that the trust file pins for ``channel``.
+
+    Raises:
+        Refused: it pins none (``release.channel.unknown``).
+    """
+    root = trust.channel_root(channel)
+    if root is None:
+        known = ", ".join(name for name, _ in trust.channels) or "none"
+        finding = Finding("release.channel.unknown", "trust file", want=f"one of {known}", got=channel)
+        raise Refused(f"the trust file does not know the channel {channel}", findings=[finding])
+    return root
+
+
+def policies_of(read: Read, state: State, seen: HighWater) -> VerifiedPolicies:
+    """Return what a verified state says of policies and revocations."""
+    signed = state.delegated[roles.POLICIES].signed
+    files = {
+        path.removeprefix("policies/"): metadata.target(read, signed, path) for path in sorted(signed.targets)
+    }
+    revoked: tuple[Revocation, ...] = revocations.of_state(read, state, seen)
+    marks = {str(revocation.release) for revocation in revoked} | set(seen.revoked)
+    return VerifiedPolicies(
+        channel=state.settings.name,
+        version=state.timestamp.signed.version,
+        expires=state.expires,
+        policies=MappingProxyType(files),
+        revocations=revoked,
+        high_water=replace(state.high_water, revoked=tuple(sorted(marks))),
+    )
+
+
+def release_digests(signed: Targets) -> tuple[Digest, ...]:
+    """Return the digests of the releases that the verified targets list, sorted.
+
+    Raises:
+        Malformed: a target path that names no release digest.
+    """
+    found = {path.split("/")[1] for path in signed.targets}
+    return tuple(Digest.parse(f"sha256:{text}") for text in sorted(found))
+
+
+def verify_target(
+    read: Read,
+    signed: Targets,
+    digest: Digest,
+    channel: str,
+    trust: Trust,
+    now: datetime,
+    verifier: Verifier,
+) -> VerifiedRelease:
+    """Return the release ``digest`` from its targets, with its verdict for ``channel`` and its quorum met.
+
+    Raises:
+        NotGenuine, Refused, Malformed, Unsupported: as :func:`load`.
+    """
+    from tallystick.release import verdict, verify
+
+    prefix = f"releases/{digest.hex}/"
+    files = {
+        path.removeprefix(prefix): metadata.target(read, signed, path)
+        for path in sorted(signed.targets)
+        if path.startswith(prefix)
+    }
+    data = files.get(indexes.FILE)
+    if data is None or Digest.of(data) != digest:
+        got = "no file" if data is None else str(Digest.of(data))
+        finding = Finding("release.target.index", prefix + indexes.FILE, want=str(digest), got=got)
+        raise NotGenuine(finding.message, findings=[finding])
+    index = indexes.parse(data)
+    check_target_files(files, index, channel)
+    beside = {path: data for path, data in files.items() if path.split("/")[0] in indexes.BESIDE}
+    parts = verify.Parts(read=files.get, beside=beside, where=prefix)
+    release = verify.verify_parts(parts, index, trust, now, verifier)
+    findings = quorum.shortfall(release.quorum)
+    if findings:
+        raise Refused(f"release {digest} is not rebuilt by enough", findings=findings)
+    verified = verdict.verify(files[names.promotion_file(channel)], release, trust, channel, now, verifier)
+    return replace(release, vsa=verified)
+
+
+def check_target_files(files: Mapping[str, bytes], index: Index, channel: str) -> None:
+    """Check that a channel carries exactly the parts of a release that it should, with the index's digests.
+
+    Raises:
+        NotGenuine: ``release.target.missing``, ``release.target.extra`` or ``release.file.changed``.
+    """
+    findings = []
+    by_kind: dict[str, set[str]] = defaultdict(set)
+    for path in files:
+        by_kind[path.split("/")[0]].add(path)
+    listed = {entry.path: entry.digest for entry in (*index.under("statements/"), *index.under("contents/"))}
+    known = {*listed, indexes.FILE, names.promotion_file(channel)}
+    known |= by_kind["bundles"] | by_kind["links"]
+    for path in sorted(known - set(files)):
+        findings.append(Finding("release.target.missing", path, want="a target", got="none"))
+    for path in sorted(set(files) - known):
+        findings.append(Finding("release.target.extra", path, want="no such target", got="one"))
+    for path, digest in sorted(listed.items()):
+        if path in files and Digest.of(files[path]) != digest:
+            got = str(Digest.of(files[path]))
+            findings.append(Finding("release.file.changed", path, want=str(digest), got=got))
+    if findings:
+        raise NotGenuine(f"release {index.digest}: {findings[0].message}", findings=findings)

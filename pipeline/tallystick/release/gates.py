@@ -1,0 +1,296 @@
+"""The checks that run before a release is promoted, each with its name, shown one by one.
+
+Source: docs/decisions/0062-promotion-gates.md. A gate that can not run because an earlier one failed says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tallystick.build.records import Contents
+from tallystick.core.digests import Digest
+from tallystick.core.errors import Exit, NotGenuine, Refused, TallystickError
+from tallystick.core.files import read_file
+from tallystick.core.findings import Finding
+from tallystick.formats import intoto
+from tallystick.measure.records import Measurement
+from tallystick.provenance import check as provenance_check
+from tallystick.release import index as indexes
+from tallystick.release import layout, names, quorum, verify
+from tallystick.release.records import Gate, Index, Quorum, Settings, VerifiedRelease
+from tallystick.release.verify import Parts
+from tallystick.sbom import check as sbom_check
+from tallystick.sbom import coverage
+from tallystick.signing.records import Builder, Trust, VerifiedStatement
+from tallystick.signing.verify import Verifier
+
+NAMES = (
+    "index",
+    "statements",
+    "provenance",
+    "sbom",
+    "contents",
+    "measurements",
+    "quorum",
+    "roots",
+    "revocation",
+)
+PRODUCTION = "production"
+_NOT_RUN = "release.gate.not-run"
+_DEVELOPMENT = "embedded-dev"
+_STORE = "/nix/store/"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a promotion is asked to do."""
+
+    folder: Path
+    settings: Settings  # of the channel
+    revoked: frozenset[Digest]
+    trust: Trust
+    now: datetime
+
+
+class _Run:
+    """The gates so far. A gate's value is None when it did not pass."""
+
+    def __init__(self) -> None:
+        self.gates: list[Gate] = []
+
+    def gate(self, name: str, call: Callable[[], tuple[T, str]], *needed: object) -> T | None:
+        """Run one gate and keep what it said; it runs only when nothing of ``needed`` is None."""
+        if any(value is None for value in needed):
+            finding = Finding(_NOT_RUN, name, want="every gate before it", got="one that did not pass")
+            self.gates.append(Gate(name=name, detail="not run", findings=(finding,)))
+            return None
+        try:
+            value, detail = call()
+        except TallystickError as error:
+            findings = error.findings or (Finding(error.code, name, want="no error", got=error.message),)
+            genuine = error.exit == Exit.REFUSED
+            self.gates.append(Gate(name=name, detail=error.message, findings=findings, genuine=genuine))
+            return None
+        self.gates.append(Gate(name=name, detail=detail, findings=()))
+        return value
+
+
+def run(
+    asked: Asked, show: Callable[[Gate], None] = lambda gate: None
+) -> tuple[tuple[Gate, ...], VerifiedRelease | None]:
+    """Return every gate's outcome in order, and the release when all of them passed.
+
+    Args:
+        show: called with each gate as soon as it has run.
+    """
+    work, trust, now = _Run(), asked.trust, asked.now
+    verifier = Verifier(trust.sigstore_root)
+
+    def step(name: str, call: Callable[[], tuple[T, str]], *needed: object) -> T | None:
+        value = work.gate(name, call, *needed)
+        show(work.gates[-1])
+        return value
+
+    opened = step("index", lambda: _index(asked.folder))
+    signed = step("statements", lambda: _statements(_some(opened), trust, now, verifier), opened)
+    step("provenance", lambda: _provenance(asked.folder, _some(opened), _some(signed)), opened, signed)
+    contents = step("sbom", lambda: _sbom(_some(opened), _some(signed)), opened, signed)
+    step("contents", lambda: _contents(asked.folder, _some(opened)[0], _some(contents)), contents)
+    measured = step(
+        "measurements", lambda: _measurements(_some(opened), _some(signed), asked.settings), opened, signed
+    )
+    agreed = step("quorum", lambda: _quorum(_some(opened), _some(signed), trust, now), opened, signed)
+    step("roots", lambda: check_roots(trust, asked.settings))
+    step("revocation", lambda: _revocation(_some(opened)[0], asked.revoked), opened)
+    gates = tuple(work.gates)
+    if not all(gate.passed for gate in gates):
+        return gates, None
+    (index, _), (statements, builder) = _some(opened), _some(signed)
+    return gates, VerifiedRelease(
+        index=index,
+        statements=tuple(sorted(statements.items())),
+        builder=builder,
+        quorum=_some(agreed),
+        measurements=_some(measured),
+        contents=_some(contents),
+        vsa=None,
+        labels=(trust.label,),
+    )
+
+
+def require(gates: Iterable[Gate]) -> None:
+    """Do nothing when every gate passed.
+
+    Raises:
+        NotGenuine: some signature, digest or format did not hold.
+        Refused: all of it is genuine, and something that was asked for is missing.
+    """
+    failed = [gate for gate in gates if not gate.passed]
+    if not failed:
+        return
+    findings = [finding for gate in failed for finding in gate.findings]
+    message = "not promoted: " + "; ".join(f"{gate.name}: {gate.detail}" for gate in failed)
+    if all(gate.genuine for gate in failed):
+        raise Refused(message, findings=findings)
+    raise NotGenuine(message, findings=findings)
+
+
+def rules(settings: Settings, trust: Trust) -> Mapping[str, Any]:
+    """Return what these gates asked, as the verdict's ``policy.digest`` covers it."""
+    return {
+        "channel": settings.name,
+        "gates": list(NAMES),
+        "layout": str(Digest.of(trust.layout)),
+        "platforms": list(settings.platforms),
+        "threshold": settings.threshold,
+    }
+
+
+def _index(folder: Path) -> tuple[tuple[Index, Parts], str]:
+    index = indexes.read(folder)
+    indexes.check(folder, index)
+    return (
+        index,
+        verify.from_folder(folder),
+    ), f"{len(index.files)} files are as the index says: {index.digest}"
+
+
+def _statements(
+    opened: tuple[Index, Parts], trust: Trust, now: datetime, verifier: Verifier
+) -> tuple[tuple[dict[str, VerifiedStatement], Builder], str]:
+    index, parts = opened
+    verify.check_beside(parts, trust)
+    statements = verify.verify_statements(parts, index, trust, now, verifier)
+    builder = verify.check_builders(statements, trust)
+    return (statements, builder), f"{len(statements)} statements signed by {builder.identity.san}"
+
+
+def _provenance(
+    folder: Path, opened: tuple[Index, Parts], signed: tuple[dict[str, VerifiedStatement], Builder]
+) -> tuple[bool, str]:
+    """The signed provenance is about these products, and follows from the derivations' texts."""
+    index, parts = opened
+    statement = signed[0]["provenance"]
+    findings = tuple(verify.subject_findings("provenance", statement, index))
+    if findings:
+        raise NotGenuine("provenance is not about this release's products", findings=findings)
+    drvs = index.under("derivations/")
+    released = provenance_check.Released(
+        products={entry.path: entry.digest for entry in index.product_files()},
+        recipe=parts.read("recipe.yaml") or b"",
+        derivations=tuple(
+            (_STORE + entry.path.removeprefix("derivations/"), parts.read(entry.path) or b"")
+            for entry in drvs
+        ),
+    )
+    checked = provenance_check.check(intoto.parse(statement.payload), released)
+    if checked.findings:
+        raise NotGenuine("provenance does not follow from the derivations", findings=checked.findings)
+    return True, f"follows from {len(drvs)} derivations, claimed by {checked.provenance.builder_id}"
+
+
+def _sbom(
+    opened: tuple[Index, Parts], signed: tuple[dict[str, VerifiedStatement], Builder]
+) -> tuple[tuple[Contents, ...], str]:
+    """The signed SBOM is about these products, holds by its schema, and says what the contents lists say."""
+    index, parts = opened
+    statement = signed[0]["sbom"]
+    findings = tuple(verify.subject_findings("sbom", statement, index))
+    contents = verify.read_contents(parts, index)
+    document = intoto.parse(statement.payload).predicate
+    findings = findings or sbom_check.check_document(document)
+    if not findings:
+        products = {name: entry.digest for name, path in index.products if (entry := index.file(path))}
+        findings = sbom_check.check_contents(document, products, contents)
+    if findings:
+        raise NotGenuine("the SBOM does not say what is in this release", findings=findings)
+    return contents, f"{len(document.get('components') or [])} components, as the contents lists say"
+
+
+def _contents(folder: Path, index: Index, lists: tuple[Contents, ...]) -> tuple[bool, str]:
+    """Every product taken apart: each file in it is listed, and comes from a component."""
+    covered = coverage.cover(
+        {name: read_file(folder / path, path) for name, path in index.products},
+        {contents.product: contents for contents in lists},
+    )
+    coverage.require(covered)
+    findings = [
+        Finding(
+            "release.contents.unexplained",
+            one.product,
+            want="every file from a component",
+            got=f"{one.unexplained_files} files, {one.unexplained_bytes} bytes",
+        )
+        for one in covered
+        if one.unexplained_files
+    ]
+    if findings:
+        raise Refused("some measured bytes are unexplained", findings=findings)
+    return True, f"{sum(one.files for one in covered)} files in {len(covered)} products, none unexplained"
+
+
+def _measurements(
+    opened: tuple[Index, Parts],
+    signed: tuple[dict[str, VerifiedStatement], Builder],
+    settings: Settings,
+) -> tuple[tuple[Measurement, ...], str]:
+    found = verify.read_measurements(signed[0], opened[0])
+    platforms = {one.platform for one in found}
+    findings = [
+        Finding("release.measurement.missing", name, want="a measurement", got=", ".join(sorted(platforms)))
+        for name in settings.platforms
+        if name not in platforms
+    ]
+    if findings:
+        raise Refused(f"channel {settings.name} asks for other measurements", findings=findings)
+    return found, f"{len(found)} release tuples for {', '.join(sorted(platforms))}"
+
+
+def _quorum(
+    opened: tuple[Index, Parts],
+    signed: tuple[dict[str, VerifiedStatement], Builder],
+    trust: Trust,
+    now: datetime,
+) -> tuple[Quorum, str]:
+    index, parts = opened
+    agreed = verify.judge_quorum(parts, index, trust, signed[1], now)
+    findings = quorum.shortfall(agreed)
+    if findings:
+        raise Refused("not rebuilt by enough independent builders", findings=findings)
+    quorum.second_opinion(
+        layout.read(trust.layout, trust.layout_owners, now), verify.link_files(parts), agreed
+    )
+    who = ", ".join(functionary.name for functionary in agreed.counted)
+    return agreed, f"{len(agreed.counted)} of {agreed.threshold} needed got the same bytes: {who}"
+
+
+def check_roots(trust: Trust, settings: Settings) -> tuple[bool, str]:
+    """Keep development roots out of production (DESIGN.md, invariant 8).
+
+    Raises:
+        Refused: ``release.roots.development``.
+    """
+    if settings.name == PRODUCTION and trust.label == _DEVELOPMENT:
+        finding = Finding("release.roots.development", "trust file", want="production roots", got=trust.label)
+        raise Refused("a production channel takes no development root", findings=[finding])
+    return True, f"{trust.label} is good enough for {settings.name}"
+
+
+def _revocation(index: Index, revoked: frozenset[Digest]) -> tuple[bool, str]:
+    if index.digest in revoked:
+        finding = Finding("release.revoked", names.resource_uri("", index), want="not revoked", got="revoked")
+        raise Refused(f"{index.digest} was revoked", findings=[finding])
+    return True, "never revoked here"
+
+
+def _some(value: T | None) -> T:
+    """A value that a gate needs; :meth:`_Run.gate` has seen that it is there."""
+    if value is None:
+        raise AssertionError("a gate ran without what it needs")
+    return value

@@ -1,0 +1,159 @@
+"""Proposals: a release that passed every gate, or a compiled policy, for other people to approve.
+
+Source: docs/decisions/0061-channels-as-tuf-repositories.md and 0062-promotion-gates.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tallystick.core.errors import Misuse
+from tallystick.core.files import write_file
+from tallystick.release import changes, gates, names, roles, verdict, verify
+from tallystick.release.changes import Added
+from tallystick.release.desk import Desk, Outcome, refusal
+from tallystick.release.index import safe_path
+from tallystick.release.keys import Signatory
+from tallystick.release.metadata import State
+from tallystick.release.records import Gate, VerifiedPolicies, VerifiedRelease
+from tallystick.signing.verify import Verifier
+
+RELEASE = "release"
+POLICY = "policy"
+MANIFEST = "compiled.json"  # of a compiled policy directory
+
+SignVerdict = Callable[[bytes], bytes]  # a statement's payload -> its bundle, signed in the author's name
+Show = Callable[[Gate], None]
+
+
+def propose_release(
+    desk: Desk, folder: Path, author: Signatory, sign: SignVerdict, show: Show = lambda gate: None
+) -> Outcome:
+    """Run the gates over the release in ``folder``, sign the verdict, and propose its targets.
+
+    Raises:
+        Refused, NotGenuine: a gate did not pass; another change waits (``release.channel.pending``); the
+            release is there already (``release.channel.present``); the author has no key of the channel.
+    """
+    with desk.folder.locked():
+        state = desk.state()
+        person = changes.member(state, author)
+        _check_free(desk, state, roles.RELEASES)
+        policies = desk.policies(state)
+        asked = gates.Asked(
+            folder=folder,
+            settings=state.settings,
+            revoked=policies.revoked,
+            trust=desk.trust,
+            now=desk.now,
+        )
+        passed, release = gates.run(asked, show)
+        gates.require(passed)
+        if release is None:
+            raise AssertionError("every gate passed and there is no release")
+        listed = state.delegated[roles.RELEASES].signed.targets
+        if f"releases/{release.digest.hex}/index.json" in listed:
+            raise refusal("present", str(release.digest), "a release that is not there yet", "it is there")
+        rules = gates.rules(state.settings, desk.trust)
+        statement = verdict.make(release, desk.channel, person.identity, rules, desk.now)
+        file = names.promotion_file(desk.channel)
+        bundle = sign(statement)
+        vsa = verdict.verify(
+            bundle, release, desk.trust, desk.channel, desk.now, Verifier(desk.trust.sigstore_root)
+        )
+        if vsa.signer != person.identity:
+            raise refusal("author", file, f"signed by {person.identity.san}", vsa.signer.san)
+        release = replace(release, vsa=vsa)
+        add = _release_targets(folder, release, {file: bundle})
+        desk.folder.add_targets({added.path: added.data for added in add})
+        proposed = changes.propose(
+            state,
+            roles.RELEASES,
+            author,
+            kind=RELEASE,
+            summary=f"{release.index.name} {release.index.version} {release.digest}",
+            add=add,
+            remove=_revoked_targets(state, policies),
+            now=desk.now,
+            lifetimes=desk.lifetimes,
+        )
+        desk.folder.keep_pending(roles.RELEASES, proposed)
+        write_file(folder / file, bundle)
+        change = changes.describe(state, roles.RELEASES, proposed)
+    return Outcome(change=change, live=False, gates=passed, high_water=policies.high_water)
+
+
+def propose_policy(desk: Desk, name: str, files: Mapping[str, bytes], author: Signatory) -> Outcome:
+    """Propose ``files`` as all of the compiled policy ``name``; what it had before is replaced.
+
+    Args:
+        files: path inside the compiled directory -> bytes.
+
+    Raises:
+        Refused: another change waits, or the author has no key of the channel.
+        Misuse: no files, or one with a path that a channel can not carry.
+    """
+    for path in files:
+        if not safe_path(path) or path.count("/") > 2:
+            raise Misuse(f"policy {name}: a channel can not carry {path!r}", code="release.policy.path")
+    if not safe_path(name) or "/" in name or not files:
+        raise Misuse(f"{name!r} is no policy of {len(files)} files", code="release.policy.path")
+    with desk.folder.locked():
+        state = desk.state()
+        changes.member(state, author)
+        _check_free(desk, state, roles.POLICIES)
+        prefix = f"policies/{name}/"
+        add = [Added(path=prefix + path, data=data) for path, data in sorted(files.items())]
+        desk.folder.add_targets({added.path: added.data for added in add})
+        listed = state.delegated[roles.POLICIES].signed.targets
+        proposed = changes.propose(
+            state,
+            roles.POLICIES,
+            author,
+            kind=POLICY,
+            summary=name,
+            add=add,
+            remove=[path for path in listed if path.startswith(prefix)],
+            now=desk.now,
+            lifetimes=desk.lifetimes,
+        )
+        desk.folder.keep_pending(roles.POLICIES, proposed)
+        change = changes.describe(state, roles.POLICIES, proposed)
+    return Outcome(change=change, live=False, high_water=desk.policies(state).high_water)
+
+
+def _check_free(desk: Desk, state: State, role: str) -> None:
+    waiting = desk.folder.pending(state).get(role)
+    if waiting is not None:
+        change = changes.describe(state, role, waiting)
+        got = f"{change.summary} by {change.author}"
+        raise refusal("pending", role, "no change that waits (approve or withdraw it first)", got)
+
+
+def _release_targets(folder: Path, release: VerifiedRelease, promotion: Mapping[str, bytes]) -> list[Added]:
+    """Everything a client verifies a release with; products, seeds and derivations stay in the release."""
+    parts = verify.from_folder(folder)
+    files = {path: data for path, data in parts.beside.items() if not path.startswith("promotions/")}
+    files |= promotion
+    for prefix in ("statements/", "contents/"):
+        for entry in release.index.under(prefix):
+            files[entry.path] = parts.read(entry.path) or b""
+    files["index.json"] = parts.read("index.json") or b""
+    vsa = release.vsa.bundle if release.vsa else None
+    custom = {"name": release.index.name, "version": release.index.version, "vsa": str(vsa)}
+    return [
+        Added(
+            path=f"releases/{release.digest.hex}/{path}",
+            data=data,
+            custom=custom if path == "index.json" else {},
+        )
+        for path, data in sorted(files.items())
+    ]
+
+
+def _revoked_targets(state: State, policies: VerifiedPolicies) -> list[str]:
+    gone = {digest.hex for digest in policies.revoked}
+    listed = state.delegated[roles.RELEASES].signed.targets
+    return [path for path in listed if path.split("/")[1] in gone]
