@@ -1,0 +1,233 @@
+"""X.509 chains of attestation keys: from a leaf to a root that is already believed, judged at a given time.
+
+Makers' profiles differ from the Web's (no names, odd serials, RSA-PSS), so ``x509.verification`` does not take
+them; the signatures themselves are checked by ``cryptography``.
+
+Source: RFC 5280, 6.1, without name constraints and policies, which none of these makers uses.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
+
+from tallystick.core.errors import Malformed
+from tallystick.core.findings import Finding
+
+_MAX_DEPTH = 8
+_PEM = b"-----BEGIN "
+_UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain whose signatures hold, leaf first and root last, and the time in which all of it is valid."""
+
+    certificates: tuple[x509.Certificate, ...]
+    not_before: datetime
+    not_after: datetime
+
+    def expiry(self, code: str, at: datetime) -> tuple[Finding, ...]:
+        """Return a finding for each certificate that is not valid at ``at``."""
+        return tuple(
+            Finding(
+                f"{code}.expired" if at > c.not_valid_after_utc else f"{code}.not-yet-valid",
+                f"certificate {common_name(c)}",
+                f"valid at {at.isoformat()}",
+                f"valid from {c.not_valid_before_utc.isoformat()} to {c.not_valid_after_utc.isoformat()}",
+            )
+            for c in self.certificates
+            if not c.not_valid_before_utc <= at <= c.not_valid_after_utc
+        )
+
+
+def load_certificates(data: bytes, what: str) -> tuple[x509.Certificate, ...]:
+    """Return the certificates in ``data``: PEM, one after the other, or a single DER.
+
+    Raises:
+        Malformed: neither.
+    """
+    with quiet():
+        try:
+            if _PEM in data:
+                return tuple(_whole(c) for c in x509.load_pem_x509_certificates(data))
+            return (_whole(x509.load_der_x509_certificate(data)),)
+        except _UNREADABLE as error:
+            raise Malformed(what, at="certificate", want="X.509 in PEM or DER", got=str(error)) from None
+
+
+def load_certificate(der: bytes, what: str) -> x509.Certificate:
+    """Return the one certificate in ``der``; Malformed when it is something else."""
+    return load_certificates(der, what)[0]
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """Read what the library reads late, so that a broken certificate breaks here and nowhere else."""
+    certificate.public_key()
+    _ = (certificate.extensions, certificate.subject, certificate.issuer)
+    _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_algorithm_oid)
+    return certificate
+
+
+def build_chain(
+    leaf: x509.Certificate, others: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
+) -> Chain | None:
+    """Return the chain from ``leaf`` to one of ``roots`` through ``others``; None when there is none.
+
+    A root is believed because it is in ``roots``, byte for byte. Every other issuer must be a CA that may issue here.
+    """
+    chain = _search((leaf,), tuple(others), tuple(roots))
+    if chain is None:
+        return None
+    return Chain(
+        chain,
+        max(c.not_valid_before_utc for c in chain),
+        min(c.not_valid_after_utc for c in chain),
+    )
+
+
+def _search(
+    path: tuple[x509.Certificate, ...], others: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
+) -> tuple[x509.Certificate, ...] | None:
+    subject = path[-1]
+    if subject in roots:
+        return path
+    if len(path) >= _MAX_DEPTH:
+        return None
+    for issuer in roots:
+        if _issued(subject, issuer) and _may_issue(issuer, len(path) - 1):
+            return (*path, issuer)
+    for issuer in others:
+        if issuer not in path and _issued(subject, issuer) and _may_issue(issuer, len(path) - 1):
+            found = _search((*path, issuer), others, roots)
+            if found is not None:
+                return found
+    return None
+
+
+def _issued(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if subject.issuer != issuer.subject:
+        return False
+    try:
+        subject.verify_directly_issued_by(issuer)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return True
+
+
+def _may_issue(issuer: x509.Certificate, below: int) -> bool:
+    """Whether ``issuer`` is a CA that allows ``below`` further CAs under it."""
+    try:
+        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    if not constraints.ca or (constraints.path_length is not None and below > constraints.path_length):
+        return False
+    try:
+        return issuer.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        return True
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return the certificate's common name, or its whole subject."""
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Read certificates whose serial number is zero (AMD's are) without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def load_crl(data: bytes) -> x509.CertificateRevocationList | None:
+    """Return the revocation list in ``data`` (PEM or DER), or None when it is something else."""
+    try:
+        if b"-----BEGIN X509 CRL" in data:
+            return x509.load_pem_x509_crl(data)
+        return x509.load_der_x509_crl(data)
+    except ValueError:
+        return None
+
+
+def check_revocation(
+    chain: Chain, lists: Sequence[x509.CertificateRevocationList], code: str, at: datetime
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Return (findings, notes): revoked certificates and bad lists; and certificates that no list speaks about."""
+    findings: list[Finding] = []
+    notes: list[Finding] = []
+    spoken_for: set[x509.Name] = set()
+    for crl in lists:
+        issuer = next((c for c in chain.certificates[1:] if c.subject == crl.issuer), None)
+        if issuer is None:
+            continue
+        spoken_for.add(issuer.subject)
+        findings += _bad_list(crl, issuer, code, at)
+        for certificate in chain.certificates[:-1]:
+            if certificate.issuer != issuer.subject:
+                continue
+            revoked = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if revoked is not None and revoked.revocation_date_utc <= at:
+                since = revoked.revocation_date_utc.isoformat()
+                findings.append(
+                    Finding(
+                        f"{code}.revoked", f"certificate {common_name(certificate)}", "not revoked", since
+                    )
+                )
+    for certificate in chain.certificates[:-1]:
+        if certificate.issuer not in spoken_for:
+            where = f"certificate {common_name(certificate)}"
+            notes.append(
+                Finding(f"{code}.crl.missing", where, "a revocation list of its issuer", "none was given")
+            )
+    return tuple(findings), tuple(notes)
+
+
+def _bad_list(
+    crl: x509.CertificateRevocationList, issuer: x509.Certificate, code: str, at: datetime
+) -> Iterator[Finding]:
+    where = f"revocation list of {common_name(issuer)}"
+    try:
+        holds = crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        holds = False
+    if not holds and not _pss_holds(crl, issuer):
+        yield Finding(f"{code}.crl.signature", where, "a signature by its issuer", "another")
+    until = crl.next_update_utc
+    if at < crl.last_update_utc or until is None or at > until:
+        window = f"{crl.last_update_utc.isoformat()} to {until.isoformat() if until else 'no end'}"
+        yield Finding(f"{code}.crl.expired", where, f"current at {at.isoformat()}", window)
+
+
+def _pss_holds(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """AMD signs its lists with RSASSA-PSS over SHA-384, which ``is_signature_valid`` does not read."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    key = issuer.public_key()
+    if (
+        not isinstance(key, rsa.RSAPublicKey)
+        or crl.signature_algorithm_oid != x509.SignatureAlgorithmOID.RSASSA_PSS
+    ):
+        return False
+    try:
+        key.verify(
+            crl.signature,
+            crl.tbs_certlist_bytes,
+            padding.PSS(padding.MGF1(hashes.SHA384()), 48),
+            hashes.SHA384(),
+        )
+    except InvalidSignature:
+        return False
+    return True
