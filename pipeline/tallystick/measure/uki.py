@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tallystick.core.digests import Algorithm, Digest
-from tallystick.core.errors import Malformed, Unsupported
+from tallystick.core.errors import Unsupported
 from tallystick.formats import pe
 from tallystick.formats.uki import Uki
 from tallystick.measure.records import Event
@@ -67,12 +67,7 @@ def image_events(uki: Uki) -> ImageEvents:
         loaded=_pcr(4, pe.authenticode(uki.image), "EV_EFI_BOOT_SERVICES_APPLICATION: the UKI, Authenticode"),
         sections=sections,
         kernel=_pcr(4, inner, "EV_EFI_BOOT_SERVICES_APPLICATION: .linux, Authenticode"),
-        options=(
-            _pcr(
-                9, _load_options(uki), "EV_EVENT_TAG: LOADED_IMAGE::LoadOptions, .cmdline as UTF-16 with NUL"
-            ),
-            _pcr(9, digests[".initrd"], "EV_EVENT_TAG: Linux initrd"),
-        ),
+        options=_option_events(uki, digests),
     )
 
 
@@ -110,11 +105,10 @@ def _order(uki: Uki) -> tuple[str, ...]:
             raise Unsupported(
                 _WHAT, at=f"section {name}", want="none", got=f"{len(uki.sections[name])} bytes"
             )
-    for name in (".cmdline", ".initrd"):
-        if not uki.sections.get(name):
-            raise Unsupported(
-                _WHAT, at=f"section {name}", want="one, so that the image alone determines PCR 9", got="none"
-            )
+    if not uki.sections.get(".cmdline"):
+        raise Unsupported(
+            _WHAT, at="section .cmdline", want="one, so that the image alone determines PCR 9", got="none"
+        )
     return order
 
 
@@ -130,16 +124,26 @@ def _known_order(stub_version: int) -> tuple[str, ...]:
     return _STUB_ORDER[stub_version]
 
 
+def _option_events(uki: Uki, digests: dict[str, Digest]) -> tuple[Event, ...]:
+    """Return what the kernel's EFI stub measures; without an initrd it measures none."""
+    options = _pcr(
+        9, _load_options(uki), "EV_EVENT_TAG: LOADED_IMAGE::LoadOptions, .cmdline as UTF-16 with NUL"
+    )
+    if ".initrd" not in digests:
+        return (options,)
+    return (options, _pcr(9, digests[".initrd"], "EV_EVENT_TAG: Linux initrd"))
+
+
 def _load_options(uki: Uki) -> Digest:
-    """Return the digest of .cmdline as the kernel receives it: each byte a UTF-16 unit, then a NUL."""
-    cmdline = bytes(uki.sections[".cmdline"])
+    """Return the digest of .cmdline as the kernel receives it: each byte a UTF-16 unit, then a NUL.
+
+    The stub takes white space off its end first (mangle_stub_cmdline); PCR 11 has the section as it is.
+    """
+    cmdline = bytes(uki.sections[".cmdline"]).rstrip(b" \t\r\n")
     for offset, byte in enumerate(cmdline):
         if not 0x20 <= byte < 0x7F:
-            raise Malformed(
-                _WHAT,
-                at=f"section .cmdline offset {offset}",
-                want="printable ASCII, no line end",
-                got=f"0x{byte:02x}",
+            raise Unsupported(
+                _WHAT, at=f"section .cmdline offset {offset}", want="printable ASCII", got=f"0x{byte:02x}"
             )
     return Digest.of((cmdline.decode("ascii") + "\0").encode("utf-16-le"))
 

@@ -1,0 +1,11 @@
+"""``tally measure``: the group. Each sibling file ``measure_*.py`` adds its own commands."""
+
+from __future__ import annotations
+
+from tallystick.cli import measure_tee, measure_uki
+from tallystick.cli.output import command_app
+
+app = command_app("Predict a launch measurement from files; say why two differ.")
+
+for sibling in (measure_uki, measure_tee):
+    sibling.register(app)
