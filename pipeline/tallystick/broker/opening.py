@@ -19,6 +19,8 @@ from tallystick.broker.policies import (
     Loader,
     PolicySource,
     PolicyState,
+    Read,
+    Verified,
     dump_high_water,
     load_high_water,
 )
@@ -28,8 +30,10 @@ from tallystick.broker.sessions import Sessions
 from tallystick.broker.store import Batch, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
-from tallystick.core.errors import Misuse, Refused
+from tallystick.core.errors import Misuse
 from tallystick.policy import document
+from tallystick.release import metadata, roles
+from tallystick.release.channel import pinned_root, policies_of, release_digests
 from tallystick.release.records import HighWater
 from tallystick.signing.records import Trust
 from tallystick.tlog.log import Log
@@ -67,24 +71,19 @@ def open_broker(
     config: BrokerConfig,
     *,
     trust: Trust,
-    load: Loader,
     read_clock: Callable[[], datetime] = system_time,
 ) -> Broker:
     """Return a broker that is ready to serve.
 
-    Args:
-        load: verifies the channel as of a moment; ``release.channel`` has it.
-
     Raises:
         Refused: the clock stands behind the time the broker has acted on (``clock.behind``), or the trust file
-            does not pin the channel (``channel.unknown``).
+            does not pin the channel (``release.channel.unknown``).
         NotGenuine: the log was cut back or rewritten, or a secret's file is readable by others.
         Misuse: there is no broker in the folder.
         Unreachable: another process runs this broker.
     """
     home = config.home
-    if trust.channel_root(config.channel) is None:
-        raise Refused(f"the trust file does not pin the channel {config.channel}", code="channel.unknown")
+    load = channel_loader(trust, config.channel)
     store = Store.open(home.store)
     try:
         clock = Clock(store.time_mark(), read=read_clock)
@@ -113,6 +112,29 @@ def open_broker(
         enrolments=Enrolments(limit=config.limits.enrolments, life=config.lifetimes.enrolment),
         threads=ThreadPoolExecutor(config.threads, thread_name_prefix="broker"),
     )
+
+
+def channel_loader(trust: Trust, channel: str) -> Loader:
+    """Return what verifies ``channel`` under the root that ``trust`` pins for it.
+
+    Raises:
+        Refused: it pins none (``release.channel.unknown``).
+    """
+    root = pinned_root(trust, channel)
+
+    def load(read: Read, now: datetime, seen: HighWater) -> Verified:
+        state = metadata.verify(read, root, channel, now, seen)
+        listed = release_digests(state.delegated[roles.RELEASES].signed)
+        return Verified(policies=policies_of(read, state, seen), releases=frozenset(listed))
+
+    return load
+
+
+def open_configured(config: BrokerConfig) -> Broker:
+    """Return a broker that trusts what its trust file says; errors as :func:`open_broker`, and the file's own."""
+    from tallystick.signing import trust
+
+    return open_broker(config, trust=trust.load(config.trust))
 
 
 def _policies(config: BrokerConfig, store: Store, ledger: Ledger, load: Loader) -> PolicySource:

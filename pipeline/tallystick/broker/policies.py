@@ -1,6 +1,6 @@
 """The policies in force: targets of the channel's TUF repository, verified at every use, and nothing else.
 
-"Verified at every use" costs a few ``stat`` calls when no file has changed since it was verified; expiry is
+"Verified at every use" costs a few ``stat`` calls when no file that was read has changed since; expiry is
 checked against the moment of use each time. There is no way to hand the broker a policy but the channel.
 """
 
@@ -20,28 +20,45 @@ from tallystick.broker.decisions import canonical, instant
 from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError
+from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.policy.normal import NormalForm
+from tallystick.release.index import safe_path
 from tallystick.release.records import HighWater, VerifiedPolicies
 
 TARGET = "broker"  # policies/<name>/broker/…: what the compiler's broker target emits
 DEVELOPMENT_LABELS = frozenset({"software-tpm", "embedded-dev"})
 _TICK_SECONDS = 0.05  # more than the granularity of a file's change time
+_MAX_FILE_BYTES = 64 << 20
 
-Loader = Callable[[datetime, HighWater], VerifiedPolicies]
+
+Read = Callable[
+    [str], bytes | None
+]  # a path inside the channel's folder -> bytes, None when there is no file
+_Stat = tuple[int, int, int, int]  # size, inode, time of modification, time of change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a channel says at one moment, after every signature, digest, version and expiry has held."""
+
+    policies: VerifiedPolicies
+    releases: frozenset[Digest]  # that the channel lists: promoted, and not taken out again
+
+
+Loader = Callable[[Read, datetime, HighWater], Verified]
 Reader = Callable[[bytes], NormalForm]
-_Signature = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPolicy:
-    """One compiled policy of the channel: what it permits now, and what it would permit but for revocations."""
+    """One compiled policy of the channel: what it permits, and what it would but for what was taken out since."""
 
     name: str
     digest: Digest  # of the compiled policy's exact bytes
     data: bytes
     live: Prepared
-    revoked: Prepared  # only the releases that were revoked since it was compiled
+    gone: Prepared  # only the releases that the channel revoked or removed since it was compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +94,7 @@ class PolicyState:
 
 
 class PolicySource:
-    """Gives the state in force, reloaded when a file of the channel has changed. Safe for threads."""
+    """Gives the state in force, verified again when a file that it was read from has changed. Safe for threads."""
 
     def __init__(
         self,
@@ -92,7 +109,7 @@ class PolicySource:
         """Hold where the channel is and how it is verified.
 
         Args:
-            load: verifies the channel's metadata and policy targets as of a moment, never below a high-water mark.
+            load: verifies the channel as of a moment, never below a high-water mark.
             read: reads a compiled policy's normal form.
             announce: makes a new state durable, in the log too; it is in force when this has returned.
         """
@@ -103,7 +120,7 @@ class PolicySource:
         self._high_water = high_water
         self._announce = announce
         self._state: PolicyState | None = None
-        self._seen: _Signature = ()
+        self._seen: dict[str, _Stat | None] = {}
         self._seen_at = 0.0
         self._settled = False
         self._lock = Lock()
@@ -129,15 +146,14 @@ class PolicySource:
         return state
 
     def _fresh(self, now: datetime) -> PolicyState:
-        seen = _signature(self._folder)
-        if self._state is not None and self._settled and seen == self._seen:
+        if self._state is not None and self._settled and self._unchanged():
             return self._state
-        began = time.monotonic()
-        verified = self._load(now, self._high_water)
+        began, seen = time.monotonic(), dict[str, _Stat | None]()
+        verified = self._load(self._reading(seen), now, self._high_water)
         state = state_of(verified, self._channel, self._read)
         if self._state is None or state.epoch != self._state.epoch:
-            self._announce(state, verified.high_water, now)
-        self._high_water = verified.high_water
+            self._announce(state, verified.policies.high_water, now)
+        self._high_water = verified.policies.high_water
         # A file that was edited within the tick in which it was read keeps its change time: what was read is
         # taken for settled only once it was read again, unchanged, after that tick.
         self._settled = seen == self._seen and began - self._seen_at > _TICK_SECONDS
@@ -146,8 +162,23 @@ class PolicySource:
         self._state = state
         return state
 
+    def _reading(self, seen: dict[str, _Stat | None]) -> Read:
+        """Return a reader of the channel's files that notes each one, and those that are not there."""
 
-def state_of(verified: VerifiedPolicies, channel: str, read: Reader) -> PolicyState:
+        def read(name: str) -> bytes | None:
+            path = self._folder / name
+            seen[name] = _stat(path)
+            if not safe_path(name) or seen[name] is None:
+                return None
+            return read_file(path, "channel", max_bytes=_MAX_FILE_BYTES)
+
+        return read
+
+    def _unchanged(self) -> bool:
+        return all(_stat(self._folder / name) == stat for name, stat in self._seen.items())
+
+
+def state_of(verified: Verified, channel: str, read: Reader) -> PolicyState:
     """Return the state that verified policies amount to.
 
     A policy that this broker can not use, or that names a key which another one names too, permits nothing;
@@ -156,12 +187,13 @@ def state_of(verified: VerifiedPolicies, channel: str, read: Reader) -> PolicySt
     Raises:
         NotGenuine: the metadata is of another channel (``channel.other``).
     """
-    if verified.channel != channel:
-        finding = Finding("channel.other", "channel name", channel, verified.channel)
+    said = verified.policies
+    if said.channel != channel:
+        finding = Finding("channel.other", "channel name", channel, said.channel)
         raise NotGenuine(finding.message, findings=[finding])
     policies: list[LoadedPolicy] = []
     unusable: list[Finding] = []
-    for name in sorted({path.split("/", 1)[0] for path in verified.policies}):
+    for name in sorted({path.split("/", 1)[0] for path in said.policies}):
         try:
             policies.append(_loaded(name, verified, read))
         except TallystickError as error:
@@ -177,35 +209,36 @@ def state_of(verified: VerifiedPolicies, channel: str, read: Reader) -> PolicySt
         by_key.pop(finding.where.removeprefix("key "), None)
     return PolicyState(
         channel=channel,
-        version=verified.version,
-        expires=verified.expires,
-        revoked=tuple(sorted(str(digest) for digest in verified.revoked)),
+        version=said.version,
+        expires=said.expires,
+        revoked=tuple(sorted(str(digest) for digest in said.revoked)),
         policies=tuple(policies),
         by_key=MappingProxyType(by_key),
         unusable=tuple(unusable),
     )
 
 
-def _loaded(name: str, verified: VerifiedPolicies, read: Reader) -> LoadedPolicy:
-    start = f"{TARGET}/"
-    files = {path: data for path, data in verified.policy(name).items() if path.startswith(start)}
+def _loaded(name: str, verified: Verified, read: Reader) -> LoadedPolicy:
+    start, channel = f"{TARGET}/", verified.policies.channel
+    files = {path: data for path, data in verified.policies.policy(name).items() if path.startswith(start)}
     if len(files) != 1:
         raise Malformed(f"policy {name}", at=TARGET, want="one compiled policy", got=f"{len(files)} files")
     (data,) = files.values()
     normal = read(data)
-    if normal.policy != name or normal.channel != verified.channel:
-        want, got = f"{name} for {verified.channel}", f"{normal.policy} for {normal.channel}"
+    if normal.policy != name or normal.channel != channel:
+        want, got = f"{name} for {channel}", f"{normal.policy} for {normal.channel}"
         finding = Finding("policy.other", f"policy {name}", want, got)
         raise NotGenuine(finding.message, findings=[finding])
     _check_roots(normal)
-    live = tuple(release for release in normal.releases if release.digest not in verified.revoked)
-    gone = tuple(release for release in normal.releases if release.digest in verified.revoked)
+    listed = verified.releases - verified.policies.revoked
+    live = tuple(release for release in normal.releases if release.digest in listed)
+    gone = tuple(release for release in normal.releases if release.digest not in listed)
     return LoadedPolicy(
         name=name,
         digest=Digest.of(data),
         data=data,
         live=prepare(replace(normal, releases=live)),
-        revoked=prepare(replace(normal, releases=gone)),
+        gone=prepare(replace(normal, releases=gone)),
     )
 
 
@@ -247,22 +280,10 @@ def load_high_water(data: bytes | None) -> HighWater:
     )
 
 
-def _signature(folder: Path) -> _Signature:
-    """Return what tells whether any file that a load reads has changed: names, sizes, inodes and change times."""
-    found: list[tuple[str, int, int, int, int]] = []
-    stack = [folder / "metadata", folder / "targets" / "policies"]
-    while stack:
-        at = stack.pop()
-        try:
-            entries = [at, *at.iterdir()] if at.is_dir() else []
-        except OSError:
-            entries = []
-        for entry in entries:
-            try:
-                stat = entry.lstat()
-            except OSError:
-                continue
-            found.append((str(entry), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
-            if entry != at and entry.is_dir():
-                stack.append(entry)
-    return tuple(sorted(found))
+def _stat(path: Path) -> _Stat | None:
+    """Return what tells whether a file has changed; None when there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)

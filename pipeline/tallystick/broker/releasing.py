@@ -94,7 +94,7 @@ def judge(key: str, attested: Attested, state: PolicyState, *, now: datetime) ->
         return Verdict(key=key, findings=findings, policy=None, decision=None, state=state)
     decision = appraise(attested.claims, policy.live, key=key, challenge=attested.challenge, now=now)
     findings = decision.findings
-    if not decision.allowed and policy.revoked.form.releases:
+    if not decision.allowed and policy.gone.form.releases:
         findings = _revoked(key, attested, policy, state, now=now) or findings
     return Verdict(key=key, findings=findings, policy=policy, decision=decision, state=state)
 
@@ -127,9 +127,11 @@ def _unnamed(key: str, state: PolicyState) -> tuple[Finding, ...]:
 def _revoked(
     key: str, attested: Attested, policy: LoadedPolicy, state: PolicyState, *, now: datetime
 ) -> tuple[Finding, ...]:
-    """Return the one reason that counts when these claims are exactly those of a revoked release."""
-    decision = appraise(attested.claims, policy.revoked, key=key, challenge=attested.challenge, now=now)
+    """Return the one reason that counts when these claims are exactly those of a release that is out again."""
+    decision = appraise(attested.claims, policy.gone, key=key, challenge=attested.challenge, now=now)
     if not decision.allowed:
         return ()
-    want = f"a release that channel {state.channel} has not revoked"
-    return (Finding("release.revoked", "release", want, str(decision.release)),)
+    revoked = str(decision.release) in state.revoked
+    code = "release.revoked" if revoked else "release.removed"
+    want = f"a release that channel {state.channel} lists and nobody has revoked"
+    return (Finding(code, "release", want, str(decision.release)),)

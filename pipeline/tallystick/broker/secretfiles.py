@@ -71,6 +71,9 @@ def read_secret(path: Path, what: str, *, max_bytes: int) -> bytes:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file at ``path`` against every other process and thread that asks for it."""
     private_folder(path.parent)
-    with path.open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -130,7 +130,9 @@ class Store:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != SCHEMA_VERSION:
                 db.close()
-                raise Unsupported("broker store", at=str(path), want=f"version {SCHEMA_VERSION}", got=version)
+                raise Unsupported(
+                    "broker store", at=str(path), want=f"version {SCHEMA_VERSION}", got=str(version)
+                )
             db.executescript("PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;")
         return cls(db, path)
 

@@ -41,12 +41,9 @@ class Answer(Exception):
         self.status = status
         self.code = code
         self.decision = decision
-        self.document = {
-            **ErrorDocument(kind=kind, detail=detail, findings=tuple(findings)).document(),
-            "code": code,
-        }
-        if decision:
-            self.document["decision"] = decision
+        self.document = ErrorDocument(
+            kind=kind, detail=detail, code=code, decision=decision, findings=tuple(findings)
+        ).document()
 
 
 def answer(error: TallystickError, *, findings: Iterable[Finding] = (), decision: str = "") -> Answer:

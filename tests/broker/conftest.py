@@ -1,0 +1,35 @@
+"""What the broker's tests share."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tallystick.appraisal.records import Challenge
+from tallystick.broker.sessions import Attested
+from tallystick.evidence.claims import Claims
+from tallystick.handshake.jwe import TeeKeyPair
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def tee_key():
+    return TeeKeyPair.make()
+
+
+@pytest.fixture
+def attested(tee_key):
+    claims = Claims(
+        kind="tpm-quote",
+        values={"pcr00": "00" * 32},
+        roots=("software-tpm",),
+        report_data=b"r" * 32,
+        valid_from=NOW,
+        valid_until=NOW.replace(hour=23),
+    )
+    return Attested(
+        attestation="d",
+        claims=claims,
+        challenge=Challenge(report_data=b"r" * 32, issued_at=NOW),
+        public_key=tee_key.public,
+    )
