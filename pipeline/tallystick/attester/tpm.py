@@ -232,6 +232,10 @@ class Tpm:
         command = wire.command(wire.CC_STARTUP, struct.pack(">H", 0))
         self._run("Startup", command, also=wire.RC_INITIALIZE)
 
+    def shutdown(self) -> None:
+        """Prepare an emulator for the loss of its power: TPM2_Shutdown(CLEAR). A kernel does this for its own."""
+        self._run("Shutdown", wire.command(wire.CC_SHUTDOWN, struct.pack(">H", 0)))
+
     def flush(self, loaded: int) -> None:
         """Take a transient key or a session out of the TPM."""
         self._run("FlushContext", wire.command(wire.CC_FLUSH_CONTEXT, handle(loaded)))

@@ -16,7 +16,8 @@ ST_NO_SESSIONS, ST_SESSIONS = 0x8001, 0x8002
 CC_CREATE_PRIMARY, CC_NV_READ, CC_NV_READ_PUBLIC = 0x131, 0x14E, 0x169
 CC_ACTIVATE_CREDENTIAL, CC_POLICY_SECRET, CC_CREATE = 0x147, 0x151, 0x153
 CC_LOAD, CC_QUOTE, CC_FLUSH_CONTEXT, CC_READ_PUBLIC = 0x157, 0x158, 0x165, 0x173
-CC_START_AUTH_SESSION, CC_PCR_READ, CC_PCR_EXTEND, CC_STARTUP = 0x176, 0x17E, 0x182, 0x144
+CC_START_AUTH_SESSION, CC_PCR_READ, CC_PCR_EXTEND = 0x176, 0x17E, 0x182
+CC_STARTUP, CC_SHUTDOWN = 0x144, 0x145
 # Part 2, TPM_RC
 RC_SUCCESS, RC_INITIALIZE, RC_RETRY, RC_YIELDED, RC_TESTING = 0, 0x100, 0x922, 0x908, 0x90A
 # Part 2, TPM_RH and TPM_RS
@@ -29,8 +30,9 @@ EK_HANDLE = 0x81010001  # TCG Provisioning Guidance 1.0, section 7.8: the RSA-20
 EK_CERTIFICATE_INDEX = 0x01C00002  # EK Credential Profile, section 2.2.1.4
 PCR_COUNT = 24  # PC Client Platform TPM Profile, section 3.6
 
-# Part 2, TPMA_OBJECT: fixedTPM | fixedParent | sensitiveDataOrigin | userWithAuth | restricted | sign
-AK_ATTRIBUTES = 0x00050072
+# Part 2, TPMA_OBJECT: fixedTPM | fixedParent | sensitiveDataOrigin | userWithAuth | noDA | restricted | sign.
+# noDA: its password is empty, and a machine that lost power too often must still be able to attest.
+AK_ATTRIBUTES = 0x00050472
 # EK Credential Profile, template L-1: fixedTPM | fixedParent | sensitiveDataOrigin | adminWithPolicy
 # | restricted | decrypt
 EK_ATTRIBUTES = 0x000300B2

@@ -73,6 +73,7 @@ def replayed(tpm_state: Path, boot: Iterable[Event] | bytes) -> Iterator[ReplayM
                 if event.register != initdata.PCR:
                     tpm.extend(event.register, event.digest.value)
             yield ReplayMachine(tpm=tpm, event_log=log)
+            tpm.shutdown()
         finally:
             tpm.close()
 
