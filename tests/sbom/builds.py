@@ -6,6 +6,7 @@ import hashlib
 import lzma
 from dataclasses import dataclass
 
+import support_pe
 from formats.cpios import archive
 from formats.drvs import Maker
 
@@ -18,7 +19,7 @@ from tallystick.build.records import (
     Product,
 )
 from tallystick.core.digests import Digest
-from tallystick.formats import nixstore
+from tallystick.formats import nixstore, pe
 
 RECIPE = b"schema: tallystick/recipe/v1\nname: demo\nversion: 1.2.3\n"
 SOURCE_NAR = Digest.of(b"the project's own source tree")
@@ -77,7 +78,7 @@ FILES: tuple[tuple[str, bytes, int, Component], ...] = (
 
 @dataclass(frozen=True)
 class Made:
-    """A build and the bytes of its products, by path in the release."""
+    """A build and the bytes of its products, by name."""
 
     build: Build
     products: dict[str, bytes]
@@ -135,17 +136,19 @@ def make(files: tuple[tuple[str, bytes, int, Component], ...] = FILES) -> Made:
         archive((path, data, mode) for path, data, mode, _ in files), check=lzma.CHECK_CRC32
     )
     sections = [(".linux", b"kernel", KERNEL), (".text", b"stub", STUB)]
-    uki = b"MZ demo " + b"".join(data for _, data, _ in sections) + initramfs
-    products = {"products/initramfs.cpio.xz": initramfs, "products/uki.efi": uki}
+    uki = support_pe.pe([*((name, data) for name, data, _ in sections), (".initrd", initramfs)])
+    headers = uki[: pe.parse(uki).headers_size]
+    products = {"initramfs": initramfs, "uki": uki}
     inside = tuple(sorted((contents_file(*file) for file in files), key=lambda f: f.path))
     parts = (
-        *(contents_file(path, data, 0, component) for path, data, component in sections),
+        contents_file("(headers)", headers, 0o100644, STUB),
+        *(contents_file(path, data, 0o100644, component) for path, data, component in sections),
         ContentsFile(
             path=".initrd",
             digest=Digest.of(initramfs),
             size_bytes=len(initramfs),
-            mode="",
-            component="",
+            mode="0100644",
+            component=OWN.ref,
             nested="initramfs",
         ),
     )
@@ -158,8 +161,8 @@ def make(files: tuple[tuple[str, bytes, int, Component], ...] = FILES) -> Made:
             Product(
                 name=name,
                 path=path,
-                digest=Digest.of(products[path]),
-                size_bytes=len(products[path]),
+                digest=Digest.of(products[name]),
+                size_bytes=len(products[name]),
                 drv=drvs[name],
                 output=maker.output(drvs[name]),
             )
@@ -168,7 +171,9 @@ def make(files: tuple[tuple[str, bytes, int, Component], ...] = FILES) -> Made:
         contents=(
             Contents(product="initramfs", files=inside, components=used),
             Contents(
-                product="uki", files=tuple(sorted(parts, key=lambda f: f.path)), components=(KERNEL, STUB)
+                product="uki",
+                files=tuple(sorted(parts, key=lambda f: f.path)),
+                components=(KERNEL, OWN, STUB),
             ),
         ),
         derivations=maker.items(),

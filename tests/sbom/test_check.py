@@ -2,13 +2,12 @@
 
 import copy
 import json
-import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sbom import builds
+from support_corpus import corpus
 
 from tallystick.core.digests import Digest
 from tallystick.formats import cyclonedx
@@ -16,7 +15,6 @@ from tallystick.sbom import check, make, parts, schema
 
 BUILD = builds.make().build
 GOOD = make.make(BUILD, created=make.created_of(BUILD))
-CORPUS = Path(os.environ.get("TALLY_CORPUS", Path(__file__).parents[3] / "shared")) / "conformance/cyclonedx"
 
 
 def found(change, build=BUILD):
@@ -165,11 +163,7 @@ def test_5000_components_are_checked_in_linear_time():
 
 @pytest.mark.corpus
 def test_the_official_examples_are_judged_as_they_are_labelled():
-    files = sorted((CORPUS / "tools/src/test/resources").glob("*/*.json"))
-    if not files:
-        if os.environ.get("CI"):
-            pytest.fail(f"no corpus at {CORPUS}")
-        pytest.skip(f"no corpus at {CORPUS}")
+    files = sorted(corpus("conformance/cyclonedx/tools/src/test/resources").glob("*/*.json"))
     judged = 0
     for file in files:
         document = json.loads(file.read_text("utf-8"))

@@ -71,7 +71,11 @@ def test_every_file_is_evidence_of_its_component():
         for part in document["components"]
         for one in part.get("evidence", {}).get("occurrences", ())
     }
-    assert set(places) == {f"initramfs:{path}" for path, *_ in builds.FILES} | {"uki:.linux", "uki:.text"}
+    assert set(places) == {f"initramfs:{path}" for path, *_ in builds.FILES} | {
+        "uki:(headers)",
+        "uki:.linux",
+        "uki:.text",
+    }
     assert places["initramfs:bin/sh"] == f"{Digest.of(b'busybox')} 7 bytes mode 0120777"
 
 
