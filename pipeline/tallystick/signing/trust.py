@@ -1,0 +1,215 @@
+"""The trust file: the one place where trust comes from, read strictly and written for people to review.
+
+Schema ``tallystick/trust/v1``, docs/schemas/trust.schema.json. The documents in it (Sigstore trusted root, in-toto
+layout, TUF roots) lie there as JSON values, so that a reviewer can read them; in :class:`Trust` they are bytes, in
+RFC 8785 form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tallystick.core import jsondoc
+from tallystick.core.digests import Algorithm, Digest
+from tallystick.core.errors import Malformed, Unsupported
+from tallystick.core.files import read_file, write_file
+from tallystick.formats import canonical_base64
+from tallystick.signing import root as roots
+from tallystick.signing.records import Builder, Endorser, Identity, Trust
+
+SCHEMA = "tallystick/trust/v1"
+LABELS = (roots.EMBEDDED_DEV, "production")
+_WHAT = "trust file"
+_MAX_BYTES = 16 << 20
+_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+_FIELDS = ("schema", "label", "sigstore_root", "builders", "promoters", "layout", "channels", "endorsers")
+
+T = TypeVar("T")
+
+
+def load(path: Path) -> Trust:
+    """Return the trust file at ``path``.
+
+    Raises:
+        Misuse: there is no such file.
+        Malformed, Unsupported: as :func:`parse`.
+    """
+    return parse(read_file(path, _WHAT, max_bytes=_MAX_BYTES))
+
+
+def save(path: Path, trust: Trust) -> None:
+    """Write ``trust`` to ``path``, whole or not at all."""
+    write_file(path, dump(trust))
+
+
+def parse(data: bytes) -> Trust:
+    """Return the trust file that the JSON text ``data`` is.
+
+    Raises:
+        Malformed: a field missing, unknown, double or of another form; or the root of an embedded Sigstore
+            under another label than its own.
+        Unsupported: another schema.
+    """
+    document = jsondoc.loads(data, _WHAT, max_bytes=_MAX_BYTES)
+    if not isinstance(document, dict):
+        raise _bad("document", "an object", document)
+    if document.get("schema") != SCHEMA:
+        raise Unsupported(_WHAT, at="schema", want=SCHEMA, got=repr(document.get("schema")))
+    fields = _object(document, "document", _FIELDS)
+    layout = _object(fields["layout"], "layout", ("envelope", "owners"))
+    trust = Trust(
+        label=_text(fields["label"], "label", "|".join(LABELS)),
+        sigstore_root=_document(fields["sigstore_root"], "sigstore_root"),
+        builders=_items(fields["builders"], "builders", _builder),
+        promoters=_items(fields["promoters"], "promoters", _identity),
+        layout=_document(layout["envelope"], "layout.envelope"),
+        layout_owners=_items(layout["owners"], "layout.owners", _pem),
+        channels=_items(fields["channels"], "channels", _channel),
+        endorsers=_items(fields["endorsers"], "endorsers", _endorser),
+    )
+    _check(trust)
+    return trust
+
+
+def dump(trust: Trust) -> bytes:
+    """Return ``trust`` as a trust file: indented, in a fixed order.
+
+    Raises:
+        Malformed: one of its documents is no JSON object, or it would be refused by :func:`parse`.
+    """
+    data = jsondoc.dumps(
+        {
+            "schema": SCHEMA,
+            "label": trust.label,
+            "sigstore_root": jsondoc.loads(trust.sigstore_root, _WHAT),
+            "builders": [
+                {"identity": _of_identity(builder.identity), "builder_id": builder.builder_id}
+                for builder in trust.builders
+            ],
+            "promoters": [_of_identity(promoter) for promoter in trust.promoters],
+            "layout": {"envelope": jsondoc.loads(trust.layout, _WHAT), "owners": list(trust.layout_owners)},
+            "channels": [{"name": name, "root": jsondoc.loads(root, _WHAT)} for name, root in trust.channels],
+            "endorsers": [_of_endorser(endorser) for endorser in trust.endorsers],
+        }
+    )
+    parse(data)
+    return data
+
+
+def _check(trust: Trust) -> None:
+    """Check what no single field can say: names used twice, and what an embedded Sigstore is called."""
+    for at, values in (
+        ("builders", trust.builders),
+        ("promoters", trust.promoters),
+        ("layout.owners", trust.layout_owners),
+        ("channels", [name for name, _ in trust.channels]),
+        ("endorsers", [endorser.spki for endorser in trust.endorsers]),
+    ):
+        _check_once(values, at)
+    if roots.parse(trust.sigstore_root).is_embedded != (trust.label == roots.EMBEDDED_DEV):
+        kind = "an embedded Sigstore" if trust.label != roots.EMBEDDED_DEV else "no embedded Sigstore"
+        raise Malformed(_WHAT, at="label", want=f"the label of the root, which is {kind}'s", got=trust.label)
+
+
+def _check_once(values: Iterable[object], at: str) -> None:
+    seen: list[object] = []
+    for value in values:
+        if value in seen:
+            raise Malformed(_WHAT, at=at, want="each once", got=f"twice: {value}")
+        seen.append(value)
+
+
+def _builder(value: Any, at: str) -> Builder:
+    fields = _object(value, at, ("identity", "builder_id"))
+    return Builder(
+        identity=_identity(fields["identity"], f"{at}.identity"),
+        builder_id=_text(fields["builder_id"], f"{at}.builder_id"),
+    )
+
+
+def _identity(value: Any, at: str) -> Identity:
+    fields = _object(value, at, ("san", "issuer"))
+    return Identity(san=_text(fields["san"], f"{at}.san"), issuer=_text(fields["issuer"], f"{at}.issuer"))
+
+
+def _channel(value: Any, at: str) -> tuple[str, bytes]:
+    fields = _object(value, at, ("name", "root"))
+    return _text(fields["name"], f"{at}.name", _NAME), _document(fields["root"], f"{at}.root")
+
+
+def _endorser(value: Any, at: str) -> Endorser:
+    fields = _object(value, at, ("kind", "label", "spki", "certificates"))
+    spki = Digest.parse(_text(fields["spki"], f"{at}.spki"))
+    if spki.algorithm is not Algorithm.SHA256:
+        raise _bad(f"{at}.spki", "a sha256", str(spki))
+    return Endorser(
+        kind=_text(fields["kind"], f"{at}.kind", _NAME),
+        label=_text(fields["label"], f"{at}.label", _NAME),
+        spki=spki,
+        certificates=_items(
+            fields["certificates"],
+            f"{at}.certificates",
+            lambda one, place: canonical_base64.decode(one, _WHAT, place),
+        ),
+    )
+
+
+def _pem(value: Any, at: str) -> str:
+    return _text(value, at, r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]+\n-----END PUBLIC KEY-----\n")
+
+
+def _document(value: Any, at: str) -> bytes:
+    """Return another format's document in RFC 8785 form. Its own parser reads it."""
+    import rfc8785
+
+    if not isinstance(value, dict) or not value:
+        raise _bad(at, "an object", value)
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise Malformed(_WHAT, at=at, want="JSON that RFC 8785 can write", got=str(error)) from None
+
+
+def _items(value: Any, at: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
+    if not isinstance(value, list):
+        raise _bad(at, "a list", value)
+    return tuple(read(item, f"{at}[{index}]") for index, item in enumerate(value))
+
+
+def _object(value: Any, at: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return ``value`` when it is an object of exactly the fields ``names``."""
+    if not isinstance(value, dict):
+        raise _bad(at, "an object", value)
+    for name in names:
+        if name not in value:
+            raise Malformed(_WHAT, at=at, want=f"the field {name}", got="no such field")
+    for name in value:
+        if name not in names:
+            raise Malformed(_WHAT, at=at, want=f"only {', '.join(names)}", got=name)
+    return value
+
+
+def _text(value: Any, at: str, pattern: str = r"[^\x00-\x20\x7f]{1,2048}") -> str:
+    if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
+        raise _bad(at, f"a text like {pattern}", value)
+    return value
+
+
+def _bad(at: str, want: str, got: object) -> Malformed:
+    return Malformed(_WHAT, at=at, want=want, got=repr(got))
+
+
+def _of_identity(identity: Identity) -> dict[str, str]:
+    return {"san": identity.san, "issuer": identity.issuer}
+
+
+def _of_endorser(endorser: Endorser) -> dict[str, Any]:
+    return {
+        "kind": endorser.kind,
+        "label": endorser.label,
+        "spki": str(endorser.spki),
+        "certificates": [canonical_base64.encode(der) for der in endorser.certificates],
+    }
