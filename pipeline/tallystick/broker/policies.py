@@ -19,14 +19,14 @@ from tallystick.appraisal.index import Prepared, prepare
 from tallystick.broker.decisions import canonical, instant
 from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
-from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError
+from tallystick.core.errors import NotGenuine, Refused, TallystickError
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.policy.normal import NormalForm
 from tallystick.release.index import safe_path
 from tallystick.release.records import HighWater, VerifiedPolicies
 
-TARGET = "broker"  # policies/<name>/broker/…: what the compiler's broker target emits
+FILE = "broker/policy.json"  # under policies/<name>: what the compiler's broker target emits
 DEVELOPMENT_LABELS = frozenset({"software-tpm", "embedded-dev"})
 _TICK_SECONDS = 0.05  # more than the granularity of a file's change time
 _MAX_FILE_BYTES = 64 << 20
@@ -219,11 +219,10 @@ def state_of(verified: Verified, channel: str, read: Reader) -> PolicyState:
 
 
 def _loaded(name: str, verified: Verified, read: Reader) -> LoadedPolicy:
-    start, channel = f"{TARGET}/", verified.policies.channel
-    files = {path: data for path, data in verified.policies.policy(name).items() if path.startswith(start)}
-    if len(files) != 1:
-        raise Malformed(f"policy {name}", at=TARGET, want="one compiled policy", got=f"{len(files)} files")
-    (data,) = files.values()
+    channel = verified.policies.channel
+    data = verified.policies.policy(name).get(FILE)
+    if data is None:
+        raise Refused(f"policy {name} was not compiled for this broker: no {FILE}", code="policy.no-target")
     normal = read(data)
     if normal.policy != name or normal.channel != channel:
         want, got = f"{name} for {channel}", f"{normal.policy} for {normal.channel}"
