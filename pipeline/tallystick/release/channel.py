@@ -148,16 +148,16 @@ def verify_target(
         for path in sorted(signed.targets)
         if path.startswith(prefix)
     }
-    data = files.get(indexes.FILE)
-    if data is None or Digest.of(data) != digest:
-        got = "no file" if data is None else str(Digest.of(data))
-        finding = Finding("release.target.index", prefix + indexes.FILE, want=str(digest), got=got)
-        raise NotGenuine(finding.message, findings=[finding])
-    index = indexes.parse(data)
-    check_target_files(files, index, channel)
     beside = {path: data for path, data in files.items() if path.split("/")[0] in indexes.BESIDE}
     parts = verify.Parts(read=files.get, beside=beside, where=prefix)
-    release = verify.verify_parts(parts, index, trust, now, verifier)
+    opened = verify.open_index(parts, trust, now, verifier)
+    if opened[0].digest != digest:
+        raise NotGenuine(
+            f"{prefix}{indexes.FILE} is another release's",
+            findings=[Finding("release.target.index", prefix, want=str(digest), got=str(opened[0].digest))],
+        )
+    check_target_files(files, opened[0], channel)
+    release = verify.verify_parts(parts, opened, trust, now, verifier)
     findings = quorum.shortfall(release.quorum)
     if findings:
         raise Refused(f"release {digest} is not rebuilt by enough", findings=findings)

@@ -61,24 +61,29 @@ class Asked:
 class _Run:
     """The gates so far. A gate's value is None when it did not pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[Gate], None]) -> None:
         self.gates: list[Gate] = []
+        self._show = show
 
     def gate(self, name: str, call: Callable[[], tuple[T, str]], *needed: object) -> T | None:
         """Run one gate and keep what it said; it runs only when nothing of ``needed`` is None."""
         if any(value is None for value in needed):
             finding = Finding(_NOT_RUN, name, want="every gate before it", got="one that did not pass")
-            self.gates.append(Gate(name=name, detail="not run", findings=(finding,)))
+            self._add(Gate(name=name, detail="not run", findings=(finding,)))
             return None
         try:
             value, detail = call()
         except TallystickError as error:
             findings = error.findings or (Finding(error.code, name, want="no error", got=error.message),)
             genuine = error.exit == Exit.REFUSED
-            self.gates.append(Gate(name=name, detail=error.message, findings=findings, genuine=genuine))
+            self._add(Gate(name=name, detail=error.message, findings=findings, genuine=genuine))
             return None
-        self.gates.append(Gate(name=name, detail=detail, findings=()))
+        self._add(Gate(name=name, detail=detail, findings=()))
         return value
+
+    def _add(self, gate: Gate) -> None:
+        self.gates.append(gate)
+        self._show(gate)
 
 
 def run(
@@ -89,33 +94,26 @@ def run(
     Args:
         show: called with each gate as soon as it has run.
     """
-    work, trust, now = _Run(), asked.trust, asked.now
-    verifier = Verifier(trust.sigstore_root)
-
-    def step(name: str, call: Callable[[], tuple[T, str]], *needed: object) -> T | None:
-        value = work.gate(name, call, *needed)
-        show(work.gates[-1])
-        return value
-
-    opened = step("index", lambda: _index(asked.folder))
+    work, trust, now = _Run(show), asked.trust, asked.now
+    verifier, step = Verifier(trust.sigstore_root), work.gate
+    opened = step("index", lambda: _index(asked.folder, trust, now, verifier))
     signed = step("statements", lambda: _statements(_some(opened), trust, now, verifier), opened)
     step("provenance", lambda: _provenance(asked.folder, _some(opened), _some(signed)), opened, signed)
     contents = step("sbom", lambda: _sbom(_some(opened), _some(signed)), opened, signed)
-    step("contents", lambda: _contents(asked.folder, _some(opened)[0], _some(contents)), contents)
+    step("contents", lambda: _contents(asked.folder, _some(opened).index, _some(contents)), contents)
     measured = step(
         "measurements", lambda: _measurements(_some(opened), _some(signed), asked.settings), opened, signed
     )
     agreed = step("quorum", lambda: _quorum(_some(opened), _some(signed), trust, now), opened, signed)
     step("roots", lambda: check_roots(trust, asked.settings))
-    step("revocation", lambda: _revocation(_some(opened)[0], asked.revoked), opened)
+    step("revocation", lambda: _revocation(_some(opened).index, asked.revoked), opened)
     gates = tuple(work.gates)
     if not all(gate.passed for gate in gates):
         return gates, None
-    (index, _), (statements, builder) = _some(opened), _some(signed)
     return gates, VerifiedRelease(
-        index=index,
-        statements=tuple(sorted(statements.items())),
-        builder=builder,
+        index=_some(opened).index,
+        statements=tuple(sorted(_some(signed).statements.items())),
+        builder=_some(signed).builder,
         quorum=_some(agreed),
         measurements=_some(measured),
         contents=_some(contents),
@@ -152,31 +150,46 @@ def rules(settings: Settings, trust: Trust) -> Mapping[str, Any]:
     }
 
 
-def _index(folder: Path) -> tuple[tuple[Index, Parts], str]:
-    index = indexes.read(folder)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A release whose index is the signed one, and whose files are as the index says."""
+
+    index: Index
+    statement: VerifiedStatement
+    parts: Parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signed:
+    """Its statements, all by one builder."""
+
+    statements: dict[str, VerifiedStatement]
+    builder: Builder
+
+
+def _index(folder: Path, trust: Trust, now: datetime, verifier: Verifier) -> tuple[_Opened, str]:
+    parts = verify.from_folder(folder)
+    index, statement = verify.open_index(parts, trust, now, verifier)
     indexes.check(folder, index)
-    return (
-        index,
-        verify.from_folder(folder),
-    ), f"{len(index.files)} files are as the index says: {index.digest}"
+    opened = _Opened(index=index, statement=statement, parts=parts)
+    return opened, f"{len(index.files)} files are as the signed index says: {index.digest}"
 
 
-def _statements(
-    opened: tuple[Index, Parts], trust: Trust, now: datetime, verifier: Verifier
-) -> tuple[tuple[dict[str, VerifiedStatement], Builder], str]:
-    index, parts = opened
-    verify.check_beside(parts, trust)
-    statements = verify.verify_statements(parts, index, trust, now, verifier)
+def _statements(opened: _Opened, trust: Trust, now: datetime, verifier: Verifier) -> tuple[_Signed, str]:
+    statements = verify.verify_statements(
+        opened.parts, (opened.index, opened.statement), trust, now, verifier
+    )
     builder = verify.check_builders(statements, trust)
-    return (statements, builder), f"{len(statements)} statements signed by {builder.identity.san}"
+    return (
+        _Signed(statements=statements, builder=builder),
+        f"{len(statements)} statements signed by {builder.identity.san}",
+    )
 
 
-def _provenance(
-    folder: Path, opened: tuple[Index, Parts], signed: tuple[dict[str, VerifiedStatement], Builder]
-) -> tuple[bool, str]:
+def _provenance(folder: Path, opened: _Opened, signed: _Signed) -> tuple[bool, str]:
     """The signed provenance is about these products, and follows from the derivations' texts."""
-    index, parts = opened
-    statement = signed[0]["provenance"]
+    index, parts = opened.index, opened.parts
+    statement = signed.statements["provenance"]
     findings = tuple(verify.subject_findings("provenance", statement, index))
     if findings:
         raise NotGenuine("provenance is not about this release's products", findings=findings)
@@ -195,12 +208,10 @@ def _provenance(
     return True, f"follows from {len(drvs)} derivations, claimed by {checked.provenance.builder_id}"
 
 
-def _sbom(
-    opened: tuple[Index, Parts], signed: tuple[dict[str, VerifiedStatement], Builder]
-) -> tuple[tuple[Contents, ...], str]:
+def _sbom(opened: _Opened, signed: _Signed) -> tuple[tuple[Contents, ...], str]:
     """The signed SBOM is about these products, holds by its schema, and says what the contents lists say."""
-    index, parts = opened
-    statement = signed[0]["sbom"]
+    index, parts = opened.index, opened.parts
+    statement = signed.statements["sbom"]
     findings = tuple(verify.subject_findings("sbom", statement, index))
     contents = verify.read_contents(parts, index)
     document = intoto.parse(statement.payload).predicate
@@ -236,11 +247,11 @@ def _contents(folder: Path, index: Index, lists: tuple[Contents, ...]) -> tuple[
 
 
 def _measurements(
-    opened: tuple[Index, Parts],
-    signed: tuple[dict[str, VerifiedStatement], Builder],
+    opened: _Opened,
+    signed: _Signed,
     settings: Settings,
 ) -> tuple[tuple[Measurement, ...], str]:
-    found = verify.read_measurements(signed[0], opened[0])
+    found = verify.read_measurements(signed.statements, opened.index)
     platforms = {one.platform for one in found}
     findings = [
         Finding("release.measurement.missing", name, want="a measurement", got=", ".join(sorted(platforms)))
@@ -253,13 +264,13 @@ def _measurements(
 
 
 def _quorum(
-    opened: tuple[Index, Parts],
-    signed: tuple[dict[str, VerifiedStatement], Builder],
+    opened: _Opened,
+    signed: _Signed,
     trust: Trust,
     now: datetime,
 ) -> tuple[Quorum, str]:
-    index, parts = opened
-    agreed = verify.judge_quorum(parts, index, trust, signed[1], now)
+    index, parts = opened.index, opened.parts
+    agreed = verify.judge_quorum(parts, index, trust, signed.builder, now)
     findings = quorum.shortfall(agreed)
     if findings:
         raise Refused("not rebuilt by enough independent builders", findings=findings)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tallystick.build import contents as contents_lists
 from tallystick.build.records import Contents
 from tallystick.core.digests import Digest
-from tallystick.core.errors import NotGenuine, Unreachable
+from tallystick.core.errors import Misuse, NotGenuine, Unreachable
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.formats import intoto, slsa
@@ -81,21 +81,54 @@ def verify_release(
         Malformed, Unsupported: a part that breaks its own format.
         Misuse: there is no release here.
     """
-    index = indexes.read(folder)
-    indexes.check(folder, index)
+    verifier = verifier or Verifier(trust.sigstore_root)
     parts = from_folder(folder)
-    return verify_parts(parts, index, trust, now, verifier or Verifier(trust.sigstore_root))
+    opened = open_index(parts, trust, now, verifier)
+    indexes.check(folder, opened[0])
+    return verify_parts(parts, opened, trust, now, verifier)
+
+
+def open_index(
+    parts: Parts, trust: Trust, now: datetime, verifier: Verifier
+) -> tuple[Index, VerifiedStatement]:
+    """Return the index, which is exactly the one that a builder signed, and that builder's statement.
+
+    Raises:
+        Misuse: there is no index. NotGenuine: not signed, or another index was (``release.file.changed``).
+        Malformed, Unsupported: signed, and no index.
+    """
+    data = parts.read(indexes.FILE)
+    if data is None:
+        raise Misuse(f"there is no release in {parts.where}: no {indexes.FILE}", code="file.missing")
+    file = names.bundle_file("index")
+    check_beside(parts, trust)
+    signers = tuple(builder.identity for builder in trust.builders)
+    verified = verifier.statement(
+        parts.beside[file], signers=signers, predicate_type=names.RELEASE_PREDICATE, now=now, what=file
+    )
+    subjects = intoto.parse(verified.payload).subjects
+    if len(subjects) != 1 or subjects[0].name != indexes.FILE:
+        got = ", ".join(subject.name for subject in subjects)
+        raise _finding("release.statement.other", file, indexes.FILE, got)
+    if not subjects[0].has(Digest.of(data)):
+        signed = f"sha256:{dict(subjects[0].digests).get('sha256', 'none')}"
+        raise _finding("release.file.changed", indexes.FILE, signed, str(Digest.of(data)))
+    return indexes.parse(data), verified
 
 
 def verify_parts(
-    parts: Parts, index: Index, trust: Trust, now: datetime, verifier: Verifier
+    parts: Parts,
+    opened: tuple[Index, VerifiedStatement],
+    trust: Trust,
+    now: datetime,
+    verifier: Verifier,
 ) -> VerifiedRelease:
-    """Return the release of ``index``, every part read from ``parts`` held to it; as :func:`verify_release`.
+    """Return the release of an opened index, every part read from ``parts`` held to it; as :func:`verify_release`.
 
     The products are not read here: whoever has them compares them with the index.
     """
-    check_beside(parts, trust)
-    statements = verify_statements(parts, index, trust, now, verifier)
+    index, _ = opened
+    statements = verify_statements(parts, opened, trust, now, verifier)
     builder = check_builders(statements, trust)
     check_subjects(statements, index)
     release = VerifiedRelease(
@@ -137,25 +170,31 @@ def check_beside(parts: Parts, trust: Trust) -> None:
 
 
 def verify_statements(
-    parts: Parts, index: Index, trust: Trust, now: datetime, verifier: Verifier
+    parts: Parts,
+    opened: tuple[Index, VerifiedStatement],
+    trust: Trust,
+    now: datetime,
+    verifier: Verifier,
 ) -> dict[str, VerifiedStatement]:
     """Return each signed statement, each exactly the one that the index names.
 
     Raises:
         NotGenuine: a bundle does not hold, or is about another statement (``release.statement.other``).
     """
+    index, statement = opened
     signers = tuple(builder.identity for builder in trust.builders)
-    found: dict[str, VerifiedStatement] = {}
-    for name, predicate_type in names.PREDICATES.items():
+    found = {"index": statement}
+    for name, wanted in index.statements:
         file = names.bundle_file(name)
         verified = verifier.statement(
-            parts.beside[file], signers=signers, predicate_type=predicate_type, now=now, what=file
+            parts.beside[file],
+            signers=signers,
+            predicate_type=names.PREDICATES[name],
+            now=now,
+            what=file,
         )
-        if name == "index":
-            _check_release_statement(verified, index, file)
-        elif Digest.of(verified.payload) != dict(index.statements)[name]:
-            want, got = str(dict(index.statements)[name]), str(Digest.of(verified.payload))
-            raise _other(file, want, got)
+        if Digest.of(verified.payload) != wanted:
+            raise _finding("release.statement.other", file, str(wanted), str(Digest.of(verified.payload)))
         found[name] = verified
     return found
 
@@ -252,34 +291,19 @@ def read_contents(parts: Parts, index: Index) -> tuple[Contents, ...]:
     for entry in index.under("contents/"):
         data = parts.read(entry.path)
         if data is None:
-            finding = Finding("release.file.missing", entry.path, want=str(entry.digest), got="no file")
-            raise NotGenuine(finding.message, findings=[finding])
+            raise _finding("release.file.missing", entry.path, str(entry.digest), "no file")
         if Digest.of(data) != entry.digest:
-            raise _changed(entry.path, str(entry.digest), str(Digest.of(data)))
+            raise _finding("release.file.changed", entry.path, str(entry.digest), str(Digest.of(data)))
         found.append(contents_lists.parse(data, entry.path))
     listed, products = {contents.product for contents in found}, {name for name, _ in index.products}
     if listed != products or len(listed) != len(found):
         want, got = ", ".join(sorted(products)), ", ".join(sorted(listed)) or "none"
-        finding = Finding("release.contents", "contents/", want=f"one list for each of {want}", got=got)
-        raise NotGenuine(finding.message, findings=[finding])
+        raise _finding("release.contents", "contents/", f"one list for each of {want}", got)
     return tuple(sorted(found, key=lambda contents: contents.product))
 
 
-def _check_release_statement(verified: VerifiedStatement, index: Index, file: str) -> None:
-    """The index's own statement is about index.json and nothing else."""
-    subjects = intoto.parse(verified.payload).subjects
-    if len(subjects) != 1 or subjects[0].name != indexes.FILE or not subjects[0].has(index.digest):
-        got = ", ".join(f"{s.name} {dict(s.digests).get('sha256', '')}" for s in subjects)
-        raise _other(file, f"{indexes.FILE} {index.digest.hex}", got)
-
-
-def _other(file: str, want: str, got: str) -> NotGenuine:
-    finding = Finding("release.statement.other", file, want=want, got=got)
-    return NotGenuine(f"{file} is about something else", findings=[finding])
-
-
-def _changed(path: str, want: str, got: str) -> NotGenuine:
-    finding = Finding("release.file.changed", path, want=want, got=got)
+def _finding(code: str, where: str, want: str, got: str) -> NotGenuine:
+    finding = Finding(code, where, want=want, got=got)
     return NotGenuine(finding.message, findings=[finding])
 
 
