@@ -23,6 +23,7 @@ def released(build=BUILD):
         products={product.path: product.digest for product in build.products},
         recipe=build.recipe,
         derivations=build.derivations,
+        firmware={item.path: item.digest for item in build.firmware},
     )
 
 
@@ -65,7 +66,7 @@ def test_subjects_are_the_products_by_the_digest_of_the_file():
 def test_every_fixed_output_is_a_dependency_and_a_nar_hash_is_never_called_sha256():
     provenance = slsa.parse(intoto.parse(DATA))
     found = {item.name: item for item in provenance.dependencies}
-    assert len(found) == 8  # five packages, the compiler, the seed tree, the project's source
+    assert len(found) == 9  # six packages, the compiler, the seed tree, the project's source
     libc = found[builds.LIBC.seed]
     assert libc.digests == (("sha256", builds.LIBC.digest.hex),)
     assert libc.uri == builds.LIBC.purl
@@ -92,10 +93,11 @@ def test_the_recipe_and_how_nix_ran_are_in_it():
     assert provenance.internal["nix"]["config"] == dict(builds.NIX.config)
     assert provenance.internal["products"]["uki"]["drv"] == BUILD.product("uki").drv
     texts = dict(BUILD.derivations)
-    assert {item.annotation("nix:drv"): item.digest("sha256") for item in provenance.byproducts} == {
-        product.drv: Digest.of(texts[product.drv]).hex for product in BUILD.products
+    texts_of = [item for item in provenance.byproducts if item.name.startswith("derivations/")]
+    assert {item.annotation("nix:drv"): item.digest("sha256") for item in texts_of} == {
+        made.drv: Digest.of(texts[made.drv]).hex for made in (*BUILD.products, *BUILD.firmware)
     }
-    assert all(item.name.startswith("derivations/") for item in provenance.byproducts)
+    assert [item.name for item in provenance.byproducts if item not in texts_of] == ["firmware/ovmf.fd"]
 
 
 def test_the_commit_is_named_and_the_times_are_only_there_when_given():
@@ -169,16 +171,25 @@ def test_the_commit_is_named_and_the_times_are_only_there_when_given():
             "provenance.source.path",
         ),
         (
-            lambda d: d["predicate"]["runDetails"]["byproducts"][0]["digest"].update(sha256="0" * 64),
+            lambda d: d["predicate"]["runDetails"]["byproducts"][1]["digest"].update(sha256="0" * 64),
             "provenance.root.digest",
         ),
         (
-            lambda d: d["predicate"]["runDetails"]["byproducts"][0]["annotations"].update(
+            lambda d: d["predicate"]["runDetails"]["byproducts"][1]["annotations"].update(
                 {"nix:drv": "/nix/store/x.drv"}
             ),
             "provenance.root.missing",
         ),
         (lambda d: d["predicate"]["runDetails"].pop("byproducts"), "provenance.root.stray"),
+        (lambda d: d["predicate"]["runDetails"]["byproducts"].pop(0), "provenance.firmware"),
+        (
+            lambda d: d["predicate"]["runDetails"]["byproducts"][0]["digest"].update(sha256="0" * 64),
+            "provenance.firmware",
+        ),
+        (
+            lambda d: d["predicate"]["runDetails"]["byproducts"][0]["annotations"].pop("nix:output"),
+            "provenance.firmware.drv",
+        ),
     ],
 )
 def test_one_thing_wrong_is_found_by_name(change, code):
@@ -280,7 +291,7 @@ def test_a_product_without_its_derivation_is_no_build():
     broken = replace(
         BUILD, derivations=tuple(d for d in BUILD.derivations if d[0] != BUILD.product("uki").drv)
     )
-    with pytest.raises(Malformed, match="product uki: want its derivation"):
+    with pytest.raises(Malformed, match=r"products/uki\.efi: want its derivation"):
         make.statement(broken, builder_id=BUILDER)
 
 

@@ -57,6 +57,8 @@ LIBC = package("libc6", "2.36", "LGPL-2.1-or-later AND GPL-2.0-only")
 CBOR = package("cbor2", "6.3.0", "MIT", kind="wheel")
 KERNEL = package("linux-image-amd64", "6.1.0", "GPL-2.0-only WITH Linux-syscall-note")
 STUB = package("systemd-boot-efi", "252", "a licence SPDX does not know")
+OVMF = package("ovmf", "2022.11", "BSD-2-Clause-Patent")
+FIRMWARE = b"firmware volumes"
 OWN = Component(
     ref="pkg:generic/tallystick-attester@1.2.3",
     kind="project",
@@ -97,7 +99,7 @@ def contents_file(path: str, data: bytes, mode: int, component: Component) -> Co
 
 
 def graph(
-    packages: tuple[Component, ...] = (BUSYBOX, LIBC, CBOR, KERNEL, STUB),
+    packages: tuple[Component, ...] = (BUSYBOX, LIBC, CBOR, KERNEL, STUB, OVMF),
 ) -> tuple[Maker, dict[str, str]]:
     """Return the derivations of the demo build and the paths of those that made the products."""
     maker = Maker()
@@ -126,7 +128,8 @@ def graph(
         SOURCE_DATE_EPOCH="1700000000",
     )
     uki = maker.step("uki.efi", {rootfs: ("contents", "out")}, SOURCE_DATE_EPOCH="1700000000")
-    return maker, {"initramfs": rootfs, "uki": uki}
+    ovmf = maker.step("ovmf-tree", {tools: ("out",), seeds["ovmf"]: ("out",), seed: ("out",)})
+    return maker, {"initramfs": rootfs, "uki": uki, "ovmf": ovmf}
 
 
 def make(files: tuple[tuple[str, bytes, int, Component], ...] = FILES) -> Made:
@@ -178,5 +181,15 @@ def make(files: tuple[tuple[str, bytes, int, Component], ...] = FILES) -> Made:
         ),
         derivations=maker.items(),
         nix=NIX,
+        firmware=(
+            Product(
+                name="ovmf",
+                path="firmware/ovmf.fd",
+                digest=Digest.of(FIRMWARE),
+                size_bytes=len(FIRMWARE),
+                drv=drvs["ovmf"],
+                output=maker.output(drvs["ovmf"]),
+            ),
+        ),
     )
     return Made(build, products, maker)

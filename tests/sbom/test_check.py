@@ -14,6 +14,7 @@ from tallystick.formats import cyclonedx
 from tallystick.sbom import check, make, parts, schema
 
 BUILD = builds.make().build
+FIRMWARE = {item.name: item.digest for item in BUILD.firmware}
 GOOD = make.make(BUILD, created=make.created_of(BUILD))
 
 
@@ -22,7 +23,7 @@ def found(change, build=BUILD):
     document = copy.deepcopy(GOOD)
     change(document)
     findings = check.check_document(document) or check.check_contents(
-        document, parts.digests(build), build.contents
+        document, parts.digests(build), build.contents, FIRMWARE
     )
     return [(finding.code, finding.where) for finding in findings]
 
@@ -42,7 +43,7 @@ def test_a_good_document_has_no_findings():
         (lambda d: d["metadata"].pop("timestamp"), ("sbom.timestamp", "metadata.timestamp")),
         (
             lambda d: d["dependencies"][0]["dependsOn"].append("nowhere"),
-            ("sbom.ref.dangling", "dependencies[0].dependsOn[4]"),
+            ("sbom.ref.dangling", "dependencies[0].dependsOn[1]"),
         ),
         (
             lambda d: d["compositions"][0]["assemblies"].append("nowhere"),
@@ -60,10 +61,10 @@ def test_a_good_document_has_no_findings():
             lambda d: part(d, builds.LIBC.ref).update(purl="libc6"),
             ("sbom.purl", f"{builds.LIBC.ref} purl"),
         ),
-        (lambda d: part(d, builds.LIBC.ref).update(surprise=1), ("sbom.schema", "components[3]")),
+        (lambda d: part(d, builds.LIBC.ref).update(surprise=1), ("sbom.schema", "components[4]")),
         (
             lambda d: part(d, builds.LIBC.ref)["hashes"][0].update(content="0"),
-            ("sbom.schema", "components[3].hashes[0].content"),
+            ("sbom.schema", "components[4].hashes[0].content"),
         ),
         (
             lambda d: part(d, builds.LIBC.ref).update(version="9"),
@@ -84,6 +85,10 @@ def test_a_good_document_has_no_findings():
         (
             lambda d: part(d, "product:uki")["hashes"][0].update(content="0" * 64),
             ("sbom.product.hash", "product:uki"),
+        ),
+        (
+            lambda d: part(d, "firmware:ovmf")["hashes"][0].update(content="0" * 64),
+            ("sbom.product.hash", "firmware:ovmf"),
         ),
         (
             lambda d: part(d, builds.LIBC.ref)["evidence"]["occurrences"].pop(),
@@ -115,6 +120,7 @@ def test_a_missing_component_or_product_is_found():
         document["dependencies"], document["compositions"] = [], []
 
     assert found(drop) == [
+        ("sbom.component.extra", builds.OVMF.ref),  # it is here for the firmware, which no edge leads to now
         ("sbom.component.missing", "product:uki"),
         ("sbom.component.missing", builds.CBOR.ref),
     ]
@@ -123,7 +129,7 @@ def test_a_missing_component_or_product_is_found():
 def test_a_file_that_changed_in_the_contents_list_is_found():
     changed = replace(BUILD.contents[0].files[0], digest=Digest.of(b"swapped"))
     lists = (replace(BUILD.contents[0], files=(changed, *BUILD.contents[0].files[1:])), BUILD.contents[1])
-    (finding,) = check.check_contents(GOOD, parts.digests(BUILD), lists)
+    (finding,) = check.check_contents(GOOD, parts.digests(BUILD), lists, FIRMWARE)
     assert finding.code == "sbom.file"
     assert finding.where == f"{builds.BUSYBOX.ref} initramfs:bin/busybox"
     assert str(Digest.of(b"swapped")) in finding.want

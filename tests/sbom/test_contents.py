@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sbom import builds
 
-from tallystick.core.errors import Malformed, TallystickError, Unsupported
 from tallystick.build import contents
+from tallystick.core.errors import Malformed, TallystickError, Unsupported
 
 SCHEMA = Path(__file__).parents[2] / "docs/schemas/contents.schema.json"
 

@@ -65,7 +65,8 @@ def test_the_statement_of_a_build_has_the_edges_and_holds():
     assert edges[CBOR.ref] == [LIBC.ref]
     assert [one.unexplained_files for one in covered] == [0, 0]
     assert check.check_document(bom) == ()
-    assert check.check_contents(bom, parts.digests(made.build), made.build.contents) == ()
+    firmware = {item.name: item.digest for item in made.build.firmware}
+    assert check.check_contents(bom, parts.digests(made.build), made.build.contents, firmware) == ()
     assert release.statement(made.build, made.products)
 
 

@@ -35,7 +35,8 @@ def test_it_is_valid_by_the_schema_and_by_its_own_references(version):
     document = bom(spec_version=version)
     assert document["specVersion"] == version
     assert check.check_document(document) == ()
-    assert check.check_contents(document, parts.digests(BUILD), BUILD.contents) == ()
+    firmware = {item.name: item.digest for item in BUILD.firmware}
+    assert check.check_contents(document, parts.digests(BUILD), BUILD.contents, firmware) == ()
 
 
 def test_every_package_is_in_it_with_hash_purl_licence_and_derivation():
@@ -54,6 +55,18 @@ def test_every_package_is_in_it_with_hash_purl_licence_and_derivation():
         {"license": {"name": "a licence SPDX does not know", "acknowledgement": "declared"}}
     ]
     assert component(document, builds.KERNEL.ref)["type"] == "operating-system"
+
+
+def test_the_firmware_is_in_it_with_the_package_that_it_came_out_of():
+    document = bom()
+    assert component(document, "firmware:ovmf")["type"] == "firmware"
+    assert component(document, "firmware:ovmf")["hashes"] == [
+        {"alg": "SHA-256", "content": Digest.of(builds.FIRMWARE).hex}
+    ]
+    package = component(document, builds.OVMF.ref)
+    assert package["hashes"] == [{"alg": "SHA-256", "content": builds.OVMF.digest.hex}]
+    assert package["licenses"] == [{"expression": "BSD-2-Clause-Patent", "acknowledgement": "declared"}]
+    assert edges(document)["firmware:ovmf"] == [builds.OVMF.ref]
 
 
 def test_the_project_s_source_is_found_by_its_nar_hash_and_never_called_a_file_hash():
@@ -81,7 +94,7 @@ def test_every_file_is_evidence_of_its_component():
 
 def test_products_nest_and_depend_on_what_is_in_them():
     found = edges(bom())
-    assert found["release"] == ["product:initramfs", "product:uki"]
+    assert found["release"] == ["firmware:ovmf", "product:initramfs", "product:uki"]
     assert found["product:uki"] == sorted([builds.KERNEL.ref, builds.STUB.ref, "product:initramfs"])
     assert builds.LIBC.ref in found["product:initramfs"]
     assert builds.LIBC.ref not in found  # nothing is said of what has not been looked at
@@ -111,7 +124,8 @@ def test_completeness_is_stated_and_lost_with_one_unexplained_file():
     metadata = document["metadata"]
     assert cyclonedx.property_of(metadata, "tallystick:unexplained-files") == "1"
     assert cyclonedx.property_of(metadata, "tallystick:unexplained-bytes") == "12"
-    assert check.check_contents(document, parts.digests(worse), worse.contents) == ()
+    firmware = {item.name: item.digest for item in worse.firmware}
+    assert check.check_contents(document, parts.digests(worse), worse.contents, firmware) == ()
     without = replace(BUILD, contents=(initramfs,))
     assert aggregate(bom(without))["product:uki"] == "unknown"
 

@@ -78,6 +78,7 @@ class Build:
     derivations: tuple[tuple[str, bytes], ...]  # (store path, ATerm text) of the whole graph, sorted by path
     nix: NixFacts
     sources: tuple[tuple[str, Digest], ...] = ()  # (store path, SHA-256 of the NAR) of local sources
+    firmware: tuple[Product, ...] = ()  # what launches are measured with: "firmware/ovmf.fd"; in no product
 
     def product(self, name: str) -> Product:
         """Return the product called ``name``; KeyError when there is none."""

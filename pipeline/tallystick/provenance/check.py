@@ -29,6 +29,7 @@ class Released:
     products: Mapping[str, Digest]  # path in the release -> digest of the file, as it was read
     recipe: bytes
     derivations: tuple[tuple[str, bytes], ...]  # (store path, ATerm text)
+    firmware: Mapping[str, Digest]  # path in the release -> digest of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,19 +187,41 @@ def _source(path: str, dependency: Resource) -> Iterator[Finding]:
 
 
 def _byproducts(provenance: Provenance, graph: Graph, released: Released) -> Iterator[Finding]:
-    """The stated roots are in the release with their digests, and every derivation is below one of them."""
+    """The firmware is what was stated, and every derivation is below a stated root."""
     texts = dict(released.derivations)
-    stated = {str(item.annotation("nix:drv")): item for item in provenance.byproducts}
-    for path, item in sorted(stated.items()):
+    roots = {
+        str(item.annotation("nix:drv")): item
+        for item in provenance.byproducts
+        if item.name.startswith(make.DERIVATIONS)
+    }
+    for path, item in sorted(roots.items()):
         if path not in texts:
             yield Finding("provenance.root.missing", item.name, "a derivation of this release", path)
             continue
         want = hashlib.sha256(texts[path]).hexdigest()
         yield from _differ("provenance.root.digest", path, want, item.digest("sha256") or "none")
-    below = graph.closure(path for path in stated if path in graph)
+    below = graph.closure(path for path in roots if path in graph)
     for path in sorted(set(graph.derivations) - below):
         yield Finding(
             "provenance.root.stray", path, "a derivation that some root needs", "one that none does"
+        )
+    stated = {item.name: item for item in provenance.byproducts if not item.name.startswith(make.DERIVATIONS)}
+    for path in sorted(stated.keys() | released.firmware.keys()):
+        want = released.firmware[path].hex if path in released.firmware else "no such file"
+        got = (stated[path].digest("sha256") or "none") if path in stated else "no byproduct"
+        yield from _differ("provenance.firmware", path, want, got)
+        if path in stated:
+            yield from _made_by(stated[path], graph)
+
+
+def _made_by(item: Resource, graph: Graph) -> Iterator[Finding]:
+    drv, output = str(item.annotation("nix:drv")), str(item.annotation("nix:output"))
+    if drv not in graph or output not in {made.path for made in graph[drv].outputs}:
+        yield Finding(
+            "provenance.firmware.drv",
+            item.name,
+            "an output of this release's derivations",
+            f"{output} of {drv}",
         )
 
 

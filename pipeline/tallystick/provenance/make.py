@@ -22,6 +22,7 @@ from tallystick.formats.slsa import Provenance, Resource
 
 BUILD_TYPE = "https://tallystick.dev/buildtypes/nix-image/v1"
 RECIPE_FILE = "recipe.yaml"
+DERIVATIONS = "derivations/"  # folder of the derivations' texts in a release directory
 NAR_HASH = "narHash"  # SHA-256 of a Nix archive, in hex: never to be taken for the SHA-256 of a file
 
 
@@ -131,9 +132,9 @@ def roots(graph: Graph, drvs: frozenset[str]) -> tuple[str, ...]:
 
 
 def _check_products(build: Build, graph: Graph) -> None:
-    for product in build.products:
-        if product.drv not in graph:
-            raise Malformed("build", at=f"product {product.name}", want="its derivation", got=product.drv)
+    for made in (*build.products, *build.firmware):
+        if made.drv not in graph:
+            raise Malformed("build", at=made.path, want="its derivation", got=made.drv)
 
 
 def _products(build: Build) -> dict[str, Any]:
@@ -144,10 +145,18 @@ def _products(build: Build) -> dict[str, Any]:
 
 
 def _byproducts(build: Build, graph: Graph) -> Iterator[Resource]:
-    texts = dict(build.derivations)
-    for path in roots(graph, frozenset(product.drv for product in build.products)):
+    """The firmware that launches are measured with, and the texts of the graph's roots."""
+    for made in build.firmware:
         yield Resource(
-            name=f"derivations/{PurePosixPath(path).name}",
+            name=made.path,
+            digests=(("sha256", made.digest.hex),),
+            annotations=(("nix:drv", made.drv), ("nix:output", made.output)),
+        )
+    texts = dict(build.derivations)
+    asked = frozenset(made.drv for made in (*build.products, *build.firmware))
+    for path in roots(graph, asked):
+        yield Resource(
+            name=f"{DERIVATIONS}{PurePosixPath(path).name}",
             digests=(("sha256", hashlib.sha256(texts[path]).hexdigest()),),
             annotations=(("nix:drv", path),),
         )

@@ -15,6 +15,7 @@ from tallystick.formats import cyclonedx
 from tallystick.formats.cyclonedx import Document
 from tallystick.sbom import parts, schema
 
+_NONE: Mapping[str, Digest] = {}
 _COMPARED = ("name", "version", "purl", "licenses", "hashes")
 
 
@@ -27,23 +28,29 @@ def check_document(document: Document) -> tuple[Finding, ...]:
 
 
 def check_contents(
-    document: Document, products: Mapping[str, Digest], lists: Iterable[Contents]
+    document: Document,
+    products: Mapping[str, Digest],
+    lists: Iterable[Contents],
+    firmware: Mapping[str, Digest] = _NONE,
 ) -> tuple[Finding, ...]:
     """Return where ``document`` says something else than the products and their contents lists.
 
     Args:
         document: one that :func:`check_document` has nothing to say about.
         products: name -> digest of the product's file.
+        firmware: name -> digest of the firmware's file.
     """
     stated = {str(part.get("bom-ref")): part for part in document.get("components") or []}
     packages, files = _merged(lists)
-    expected = {parts.product_ref(name) for name in products} | set(packages)
+    named = {parts.product_ref(name): digest for name, digest in products.items()}
+    named |= {parts.firmware_ref(name): digest for name, digest in firmware.items()}
+    expected = named.keys() | packages.keys() | _firmware_packages(document, firmware)
     found = [
         Finding("sbom.component.extra", ref, "only what the contents lists name", "a component that none has")
         for ref in sorted(stated.keys() - expected)
     ]
-    for name, digest in sorted(products.items()):
-        found += _compare_product(parts.product_ref(name), stated.get(parts.product_ref(name)), digest)
+    for ref, digest in sorted(named.items()):
+        found += _compare_file(ref, stated.get(ref), digest)
     for ref, component in sorted(packages.items()):
         found += _compare_package(component, stated.get(ref), files.get(ref, []))
     return (*found, *_unexplained(document, products, lists))
@@ -97,7 +104,14 @@ def _merged(
     return packages, files
 
 
-def _compare_product(ref: str, stated: Document | None, digest: Digest) -> Iterator[Finding]:
+def _firmware_packages(document: Document, firmware: Mapping[str, Digest]) -> set[str]:
+    """What the firmware came out of: no list has it, and the provenance has its hash."""
+    refs = {parts.firmware_ref(name) for name in firmware}
+    edges = document.get("dependencies") or []
+    return {needed for edge in edges if edge.get("ref") in refs for needed in edge.get("dependsOn") or []}
+
+
+def _compare_file(ref: str, stated: Document | None, digest: Digest) -> Iterator[Finding]:
     if stated is None:
         yield Finding("sbom.component.missing", ref, "a component for it", "none")
         return

@@ -17,7 +17,7 @@ from tallystick.core.errors import Malformed
 from tallystick.formats import cyclonedx, drvgraph, intoto
 from tallystick.formats.cyclonedx import Document
 from tallystick.sbom import parts
-from tallystick.sbom.origins import origins
+from tallystick.sbom.origins import origins, packages_of
 
 RELEASE_REF = "release"
 _SERIAL_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tallystick.dev/sbom/v1")
@@ -41,7 +41,10 @@ def make(
         Malformed: two contents lists that describe one component differently, or a list of no product.
     """
     graph = drvgraph.read(build.derivations)
+    sources = {item.name: packages_of(graph, item) for item in build.firmware}
     packages = _packages(build.contents)
+    for component in (one for found in sources.values() for one in found):
+        packages.setdefault(component.ref, component)
     known = origins(graph, packages.values())
     files = _files_by_component(build)
     digests = parts.digests(build)
@@ -54,13 +57,14 @@ def make(
         "version": 1,
         "metadata": _metadata(build, created, lost),
         "components": [
+            *(parts.firmware(item) for item in sorted(build.firmware, key=lambda f: f.name)),
             *(parts.product(product, build) for product in sorted(build.products, key=lambda p: p.name)),
             *(
                 parts.package(packages[ref], known.get(ref), files.get(ref, ()))
                 for ref in sorted(packages)
             ),
         ],
-        "dependencies": _dependencies(build, packages, links),
+        "dependencies": _dependencies(build, packages, sources, links),
         "compositions": _compositions(build, packages, links, complete=not lost),
         "formulation": parts.build_inputs(graph, known.values()),
     }  # fmt: skip
@@ -137,11 +141,15 @@ def _metadata(build: Build, created: datetime, lost: list[ContentsFile]) -> Docu
 
 
 def _dependencies(
-    build: Build, packages: Mapping[str, Component], links: Mapping[str, Iterable[str]] | None
+    build: Build,
+    packages: Mapping[str, Component],
+    sources: Mapping[str, Iterable[Component]],
+    links: Mapping[str, Iterable[str]] | None,
 ) -> list[Document]:
-    edges: dict[str, set[str]] = {
-        RELEASE_REF: {parts.product_ref(product.name) for product in build.products}
-    }
+    products = {parts.product_ref(product.name) for product in build.products}
+    edges: dict[str, set[str]] = {RELEASE_REF: products | {parts.firmware_ref(name) for name in sources}}
+    for name, found in sources.items():
+        edges[parts.firmware_ref(name)] = {component.ref for component in found}
     for contents in build.contents:
         used = edges.setdefault(parts.product_ref(contents.product), set())
         for file in contents.files:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tallystick.build.records import Component
-from tallystick.core.digests import Algorithm
+from tallystick.build.records import Component, Product
+from tallystick.core.digests import Algorithm, Digest
 from tallystick.formats import nixstore
 from tallystick.formats.drvgraph import Graph
 
@@ -49,3 +49,28 @@ def origins(graph: Graph, components: Iterable[Component]) -> dict[str, Origin]:
         if origin is not None:
             found[component.ref] = origin
     return found
+
+
+def packages_of(graph: Graph, made: Product) -> tuple[Component, ...]:
+    """Return the packages that ``made`` was taken out of: its derivation's own fixed inputs that have a purl.
+
+    For files that no contents list speaks of, such as firmware.
+    """
+    found = []
+    for path, _ in graph[made.drv].inputs if made.drv in graph else ():
+        step = graph[path]
+        if step.is_fixed and step.outputs[0].algorithm == "sha256" and (purl := step.variable("purl")):
+            (out,) = step.outputs
+            found.append(
+                Component(
+                    ref=purl,
+                    kind="wheel" if purl.startswith("pkg:pypi/") else "deb",
+                    name=step.variable("pname") or nixstore.name_of(out.path),
+                    version=step.variable("version"),
+                    purl=purl,
+                    licence=step.variable("licence") or "NOASSERTION",
+                    seed=nixstore.name_of(out.path),
+                    digest=Digest(Algorithm.SHA256, bytes.fromhex(out.hash)),
+                )
+            )
+    return tuple(found)

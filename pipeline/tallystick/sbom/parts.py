@@ -23,6 +23,11 @@ def product_ref(name: str) -> str:
     return f"product:{name}"
 
 
+def firmware_ref(name: str) -> str:
+    """Return the bom-ref of the firmware called ``name``."""
+    return f"firmware:{name}"
+
+
 def location(product: str, path: str) -> str:
     """Return where a file lies, as an occurrence of its component says it."""
     return f"{product}:{path}"
@@ -60,6 +65,24 @@ def product(made: Product, build: Build) -> Document:
                 "tallystick:size": str(made.size_bytes),
                 "tallystick:files": str(sum(len(contents.files) for contents in lists)),
                 "tallystick:unexplained-files": str(sum(len(unexplained(c, digests(build))) for c in lists)),
+            }
+        ),
+    }
+
+
+def firmware(made: Product) -> Document:
+    """Return the component of a firmware file: measured before the products, and in none of them."""
+    return {
+        "bom-ref": firmware_ref(made.name),
+        "type": "firmware",
+        "name": made.name,
+        "hashes": [cyclonedx.hash_of(made.digest)],
+        "properties": properties(
+            {
+                "nix:drv": made.drv,
+                "nix:output": made.output,
+                "tallystick:path": made.path,
+                "tallystick:size": str(made.size_bytes),
             }
         ),
     }
