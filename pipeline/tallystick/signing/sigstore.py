@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tallystick.core import jsondoc
-from tallystick.core.errors import Malformed, Refused, TallystickError, Unreachable, Unsupported
-from tallystick.formats import canonical_base64, intoto
+from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable, Unsupported
+from tallystick.formats import canonical_base64, intoto, sigstore_bundle
 from tallystick.signing import people
 from tallystick.signing.records import Identity
 
@@ -29,16 +29,23 @@ if TYPE_CHECKING:
     from tallystick.signing.embedded.instance import Instance
 
 _DIGESTS = ("sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")  # sigstore.dsse.Digest
-_LIBRARIES = ("sigstore", "requests", "urllib3", "tuf")  # whose errors are about the Sigstore, not about us
+_CONFIG = "client trust config"
+_LIBRARIES = (
+    "sigstore",
+    "id",
+    "requests",
+    "urllib3",
+    "tuf",
+)  # whose errors are about the Sigstore, not about us
 
 
 class Signer:
     """Signs statements in one identity's name. One certificate serves all of them."""
 
-    def __init__(self, signer: SigstoreSigner, identity: Identity) -> None:
+    def __init__(self, signer: SigstoreSigner, trusted_root: bytes) -> None:
         """Hold an open sigstore-python signer; use :func:`embedded` or :func:`keyless`."""
         self._signer = signer
-        self.identity = identity
+        self.trusted_root = trusted_root  # of the Sigstore that signs, to look at one's own work with
 
     def statement(self, payload: bytes) -> bytes:
         """Return the bundle (v0.3, RFC 8785 bytes) over the in-toto statement ``payload``, kept byte for byte.
@@ -79,7 +86,7 @@ def embedded(workdir: Path, name: str, now: datetime, passphrase: bytes | None =
         trusted_root=TrustedRoot(Model.from_json(instance.trusted_root)),
     )
     with _opened(context, _Proof(person.identity, person.key, now)) as signer:
-        yield Signer(signer, person.identity)
+        yield Signer(signer, instance.trusted_root)
 
 
 @contextmanager
@@ -97,18 +104,44 @@ def keyless(trust_config: bytes, token: str) -> Iterator[Signer]:
     from sigstore.oidc import IdentityToken
     from sigstore.sign import SigningContext
 
+    document = jsondoc.loads(trust_config, _CONFIG)
     try:
         context = SigningContext.from_trust_config(ClientTrustConfig.from_json(trust_config.decode()))
+        trusted_root = jsondoc.dumps(document["trustedRoot"])
     except Exception as error:
-        raise Malformed(
-            "client trust config", at="document", want="one sigstore-python reads", got=str(error)
-        ) from None
+        raise Malformed(_CONFIG, at="document", want="one sigstore-python reads", got=str(error)) from None
     try:
         identity = IdentityToken(token)
     except Exception as error:
         raise Malformed("identity token", at="token", want="a current OIDC token", got=str(error)) from None
     with _opened(context, identity) as signer:
-        yield Signer(signer, Identity(san=identity.identity, issuer=identity.federated_issuer))
+        yield Signer(signer, trusted_root)
+
+
+def ambient_token() -> str | None:
+    """Return the OIDC token that the CI system around us gives, or None when there is none.
+
+    Raises:
+        Unreachable: there is one, and it can not be had.
+    """
+    from sigstore.oidc import detect_credential
+
+    with _naming():
+        return detect_credential()
+
+
+def signer_of(bundle: bytes) -> Identity:
+    """Return whom the certificate of ``bundle`` names. Nothing is verified.
+
+    Raises:
+        NotGenuine: it names nobody, or several.
+    """
+    from tallystick.signing import certificate
+
+    der = sigstore_bundle.parse(bundle).certificates
+    if not der:
+        raise NotGenuine("sigstore bundle: it has no certificate", code="bundle.certificate")
+    return certificate.identity(certificate.load(der[0], "bundle"), "bundle")
 
 
 def canonical(bundle: bytes) -> bytes:

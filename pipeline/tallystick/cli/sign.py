@@ -1,0 +1,196 @@
+"""``tally sign``: the statements of a release, and its index, each in a Sigstore bundle."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tallystick.cli.output import JsonFlag, command_app, emit
+from tallystick.core.errors import Misuse, Refused
+
+if TYPE_CHECKING:
+    from tallystick.release.records import Index
+    from tallystick.signing.records import Identity
+    from tallystick.signing.sigstore import Signer
+
+app = command_app()
+
+_MAX_STATEMENT_BYTES = 256 << 20
+_MAX_TOKEN_BYTES = 1 << 16
+_MAX_CONFIG_BYTES = 16 << 20
+
+
+@app.command()
+def sign(
+    release: Annotated[Path, typer.Argument(help="The release directory that `tally build` made.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--as", help="Who signs: a person of the work directory, such as ci-builder."),
+    ] = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option(
+            "--workdir", help="The work directory. Default: $TALLY_HOME, else ~/.local/share/tallystick."
+        ),
+    ] = None,
+    trust_config: Annotated[
+        Path | None,
+        typer.Option("--trust-config", help="Sign with this Sigstore instead: its ClientTrustConfig."),
+    ] = None,
+    identity_token: Annotated[
+        str | None,
+        typer.Option(
+            "--identity-token",
+            help="With --trust-config: an OIDC token, or a file with one. Default: the CI system's own.",
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Sign every statement of a release, and its index, into RELEASE/bundles."""
+    from tallystick.cli import clock
+    from tallystick.release import index as indexes
+
+    if (name is None) == (trust_config is None):
+        raise Misuse("name who signs: --as NAME, or --trust-config FILE for a real Sigstore", code="sign.who")
+    if (release / "bundles").exists() and not replace:
+        raise Misuse(f"{release} is signed already; --replace signs it again", code="sign.already")
+    index = indexes.read(release)
+    indexes.check(release, index)
+    now = clock.now()
+    with _signer(release, name, workdir, trust_config, identity_token, now) as signer:
+        bundles = _sign(release, index, signer)
+    identity = _look_again(bundles, signer.trusted_root, now)
+    _write(release / "bundles", bundles)
+    document = {
+        "release": str(release),
+        "digest": str(index.digest),
+        "signer": {"san": identity.san, "issuer": identity.issuer},
+        "bundles": sorted(f"bundles/{file}" for file in bundles),
+    }
+    words = f"signed {index.name} {index.version} as {identity.san}: {len(bundles)} bundles\n{index.digest}"
+    emit(document, words, as_json=as_json)
+
+
+def _statements(release: Path, index: Index) -> dict[str, bytes]:
+    """Return what is signed, by name: the statements in the release, and one about its index."""
+    from tallystick.core.digests import Digest
+    from tallystick.core.errors import NotGenuine
+    from tallystick.core.files import read_file
+    from tallystick.formats import intoto
+    from tallystick.release import names
+
+    purl = f"pkg:generic/{index.name}@{index.version}"
+    about = [("index.json", {"sha256": index.digest.hex})]
+    found = {"index": intoto.make(about, names.RELEASE_PREDICATE, {"purl": purl})}
+    for statement, digest in index.statements:
+        path = release / "statements" / f"{statement}.json"
+        found[statement] = read_file(path, "statement", max_bytes=_MAX_STATEMENT_BYTES)
+        if Digest.of(found[statement]) != digest:  # it changed since the index was checked
+            raise NotGenuine(f"{path} is not what the index names", code="release.file.changed")
+    for statement, payload in found.items():
+        said, want = (
+            intoto.parse(payload, f"statement {statement}").predicate_type,
+            names.PREDICATES[statement],
+        )
+        if said != want:
+            message = f"statements/{statement}.json: predicateType: want {want}, got {said}"
+            raise Refused(message, code="sign.predicate-type")
+    return found
+
+
+def _sign(release: Path, index: Index, signer: Signer) -> dict[str, bytes]:
+    from tallystick.release import names
+
+    statements = _statements(release, index)
+    return {
+        Path(names.bundle_file(name)).name: signer.statement(payload) for name, payload in statements.items()
+    }
+
+
+def _look_again(bundles: dict[str, bytes], trusted_root: bytes, now: datetime) -> Identity:
+    """Return who signed, after verifying every bundle as anybody else will."""
+    from tallystick.release import names
+    from tallystick.signing import sigstore
+    from tallystick.signing.verify import Verifier
+
+    verifier = Verifier(trusted_root)
+    signer = sigstore.signer_of(next(iter(bundles.values())))
+    for name, predicate_type in names.PREDICATES.items():
+        file = Path(names.bundle_file(name)).name
+        verifier.statement(
+            bundles[file], signers=(signer,), predicate_type=predicate_type, now=now, what=f"bundles/{file}"
+        )
+    return signer
+
+
+def _check_claim(release: Path, workdir: Path, name: str) -> None:
+    """Refuse to sign a provenance that says another builder made it: nobody would believe it.
+
+    Raises:
+        Refused: ``sign.builder-id``.
+    """
+    from tallystick.core.files import read_file
+    from tallystick.formats import intoto, slsa
+    from tallystick.signing import people
+
+    _, builder_id = people.describe(workdir, name)
+    data = read_file(release / "statements" / "provenance.json", "provenance", max_bytes=_MAX_STATEMENT_BYTES)
+    said = slsa.parse(intoto.parse(data, "provenance")).builder_id
+    if said != builder_id:
+        message = f"{name} may claim {builder_id or 'no builder.id'}, and the provenance says {said}"
+        raise Refused(message, code="sign.builder-id")
+
+
+def _signer(
+    release: Path,
+    name: str | None,
+    workdir: Path | None,
+    trust_config: Path | None,
+    token: str | None,
+    now: datetime,
+) -> AbstractContextManager[Signer]:
+    """Return the signer that the options name."""
+    from tallystick.cli import workdir as workdirs
+    from tallystick.core.files import read_file
+    from tallystick.signing import sigstore
+
+    if name is not None:
+        folder = workdirs.place(workdir)
+        _check_claim(release, folder, name)
+        return sigstore.embedded(folder, name, now)
+    if trust_config is None:
+        raise Misuse("--identity-token goes with --trust-config", code="sign.who")
+    config = read_file(trust_config, "client trust config", max_bytes=_MAX_CONFIG_BYTES)
+    return sigstore.keyless(config, _token(token))
+
+
+def _token(given: str | None) -> str:
+    """Return the OIDC token: as given, from a file, or the CI system's own."""
+    from tallystick.core.files import read_file
+    from tallystick.signing import sigstore
+
+    if given is None:
+        own = sigstore.ambient_token()
+        if own is None:
+            raise Misuse("no CI system gives a token here; use --identity-token", code="sign.token")
+        return own
+    if given.startswith("eyJ") and given.count(".") == 2:  # a JWT begins with {" in base64
+        return given
+    return (
+        read_file(Path(given), "identity token", max_bytes=_MAX_TOKEN_BYTES)
+        .decode("ascii", "replace")
+        .strip()
+    )
+
+
+def _write(folder: Path, bundles: dict[str, bytes]) -> None:
+    from tallystick.core.files import whole_folder
+
+    with whole_folder(folder) as work:
+        for file, data in bundles.items():
+            (work / file).write_bytes(data)
