@@ -1,0 +1,1 @@
+"""The target ``trustee``: appraisal policies and Reference Values for confidential-containers/trustee."""

@@ -1,0 +1,462 @@
+"""The proof of a Trustee policy: the emitted bytes in the engine that Trustee uses, on the whole domain.
+
+Both policies are evaluated as the two services do it: evidence to an EAR, the EAR to a key or none. Then what
+surrounds them is varied: Reference Values that are missing, older, or broken; tokens that are old, partial, or of
+other devices; other resources; other times.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from tallystick.compile.domain import Case, Oracle, cases, released
+from tallystick.compile.errors import Unproven
+from tallystick.compile.targets.base import Proof
+from tallystick.compile.targets.trustee import emit, limits
+from tallystick.compile.targets.trustee.engines import Engine, RegoError, Regorus, second_opinion
+from tallystick.compile.targets.trustee.simulate import (
+    Denied,
+    allows,
+    appraisal,
+    reference_values,
+    resource,
+    tcb_claims,
+    token,
+)
+from tallystick.core.expect import Waived
+from tallystick.core.findings import Finding
+from tallystick.policy.model import TrusteeTarget
+from tallystick.policy.normal import NormalForm
+
+_SECOND_OPINIONS = 40  # pieces of evidence that the slower engine looks at, too
+_SEED = 20_260_801
+_OTHER_TYPES: tuple[Any, ...] = (None, True, "x", 1, [], {})
+
+
+def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, now: datetime) -> Proof:
+    """Return what was shown of ``files``; raises :class:`Unproven` when it is not what was released."""
+    texts, values = _read(files)
+    run = _Run(texts, values, form, choice, now)
+    run.evidence()
+    run.reference_values()
+    run.tokens()
+    run.times()
+    engines = [Regorus.name]
+    other = second_opinion()
+    if other is not None:
+        run.second_opinion(other)
+        engines.append(other.name)
+    run.finish()
+    return Proof(
+        target=emit.NAME,
+        released=run.oracle.released,
+        accepted=len(run.accepted),
+        evaluated=run.evaluated,
+        engines=tuple(engines),
+    )
+
+
+def _read(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the two policies, checked for form, and what the RVPS will hold."""
+    findings = [
+        Finding("prove.files", name, want="this file", got="none")
+        for name in (emit.AS_POLICY, emit.RESOURCE_POLICY, emit.RESIDUAL, emit.README)
+        if name not in files
+    ]
+    if findings:
+        raise Unproven("trustee: files are missing", findings=findings)
+    texts = {}
+    for name in (emit.AS_POLICY, emit.RESOURCE_POLICY):
+        try:
+            texts[name] = files[name].decode("utf-8")
+        except UnicodeDecodeError as error:
+            finding = Finding("prove.unreadable", name, want="UTF-8", got=error.reason)
+            raise Unproven(finding.message, findings=[finding]) from None
+        findings += limits.check(name, texts[name])
+        findings += _defaults(name, texts[name])
+    if findings:
+        raise Unproven("trustee: a policy would not mean there what it means here", findings=findings)
+    try:
+        values = reference_values(data for name, data in sorted(files.items()) if name.startswith("rvps_"))
+    except (ValueError, KeyError, AttributeError) as error:
+        finding = Finding("prove.unreadable", "RVPS message", want="a sample message", got=str(error))
+        raise Unproven(finding.message, findings=[finding]) from None
+    return texts, values
+
+
+def _defaults(name: str, text: str) -> Iterator[Finding]:
+    """Every rule that decides has an explicit default, and trust claims are only the documented constants."""
+    code = limits.code_of(text)
+    if name == emit.RESOURCE_POLICY:
+        if "default allow := false" not in code:
+            yield Finding("trustee.default", name, want="default allow := false", got="none")
+        return
+    for rule in ("configuration", "executables"):
+        if f"default {rule} := 96" not in code:
+            yield Finding("trustee.default", name, want=f"default {rule} := 96", got="none")
+
+
+class _Run:
+    """Both policies loaded, and everything that was found about them."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        values: Mapping[str, Any],
+        form: NormalForm,
+        choice: TrusteeTarget,
+        now: datetime,
+    ) -> None:
+        self._texts, self._values, self._form, self._choice = texts, values, form, choice
+        waived = [r for r in form.residuals if r.target == emit.NAME]
+        ends = [r.waived.until for r in waived if isinstance(r.waived, Waived)]
+        self._end = min([form.not_after, *ends])
+        self._now = min(now, self._end - timedelta(hours=1))
+        self._skip = {r.requirement for r in waived}
+        self._keys = [rule.key for rule in form.keys]
+        self._loaded: dict[tuple[str, str, datetime], Engine] = {}
+        self.oracle = Oracle(_told(form, self._skip))
+        self.accepted: set[Any] = set()
+        self.evaluated = 0
+        self._wrong: list[Finding] = []
+
+    # --- the parts of the proof
+
+    def evidence(self) -> None:
+        """Every case of the domain, from evidence to key."""
+        literals = [s for text in self._texts.values() for s in limits.strings_of(text)]
+        literals += _strings(self._values)
+        suspects = list(_suspects(self._values))
+        first = sum(len(release.tuples) for release in self._form.releases)
+        for number, case in enumerate(self._cases(_claimlike(literals), suspects)):
+            for key in self._keys if number < first else self._keys[:1]:
+                self._try(case, key)
+        for case in self._signed(released(self._form)):
+            for key in self._other_keys(literals):
+                self._try(case, key, right=False)
+
+    def reference_values(self) -> None:
+        """The RVPS is filled apart from the policy, so nothing it could hold may widen what is accepted."""
+        good = next(iter(self._signed(released(self._form))), None)
+        for what, values, path in _degraded(self._values):
+            engine = self._load(emit.AS_POLICY, values, self._now)
+            for case in self._near(good, path):
+                case = Case(case.kind, f"{case.what}, with {what}", case.claims)
+                self._try(case, self._keys[0], engine=engine, right=None)
+
+    def tokens(self) -> None:
+        """An attestation token of accepted evidence, with one thing changed."""
+        for case in self._signed(released(self._form)):
+            try:
+                submod = appraisal(self._engine(emit.AS_POLICY), tcb_claims(case))
+            except Denied:
+                continue
+            claims = token(submod, self._now)
+            for what, changed in _other_tokens(claims, self._now, self._token_seconds()):
+                self._judge(f"{case.what}, token with {what}", changed, resource(self._keys[0]), right=False)
+            for what, data in _other_requests(resource(self._keys[0])):
+                self._judge(f"{case.what}, request with {what}", claims, data, right=False)
+            return
+
+    def times(self) -> None:
+        """The policy's end, and the token's age."""
+        for case in self._signed(released(self._form)):
+            for late, right in ((0, True), (1, False)):
+                at = self._end + timedelta(seconds=late)
+                self._try(case, self._keys[0], at=at, right=right)
+            for age, right in ((0, True), (self._token_seconds(), True), (self._token_seconds() + 1, False)):
+                self._try(case, self._keys[0], age=age, right=right)
+            self._try(case, self._keys[0], age=-1, right=False)
+            self._clock()
+            return
+
+    def second_opinion(self, other: Callable[[str, Mapping[str, Any], datetime], Engine]) -> None:
+        """The other engine gives the same answers on the released tuples and a sample of the rest."""
+        everything = list(self._cases([], []))
+        first = sum(len(release.tuples) for release in self._form.releases)
+        chosen = random.Random(_SEED)  # noqa: S311 (which evidence to look at twice)
+        rest = everything[first:]
+        sample = everything[: min(first, 20)] + chosen.sample(rest, min(len(rest), _SECOND_OPINIONS))
+        ours = self._engine(emit.AS_POLICY)
+        try:
+            theirs = other(self._texts[emit.AS_POLICY], self._values, self._now)
+            judge = other(self._texts[emit.RESOURCE_POLICY], {}, self._now)
+        except RegoError as error:
+            self._note("second engine", "the policy loads", str(error), "prove.engines")
+            return
+        for case in sample:
+            one, two = _answer(ours, case), _answer(theirs, case)
+            if one != two:
+                self._note(case.what, json.dumps(one), json.dumps(two), "prove.engines")
+            if one is not None:
+                claims, data = token(one, self._now), resource(self._keys[0])
+                first_says = allows(self._engine(emit.RESOURCE_POLICY), claims, data)
+                if first_says != allows(judge, claims, data):
+                    self._note(case.what, str(first_says), str(not first_says), "prove.engines")
+
+    def finish(self) -> None:
+        """Raise with the first thing that came out wrong.
+
+        Raises:
+            Unproven: there is one.
+        """
+        if self._wrong:
+            wrong = sorted(self._wrong, key=lambda finding: finding.code != "prove.admits")
+            count = f"trustee: released {self.oracle.released} · accepted {len(self.accepted)}"
+            raise Unproven(f"{count}: {wrong[0].where}", findings=wrong[:10])
+
+    # --- one evaluation
+
+    def _try(
+        self,
+        case: Case,
+        key: str,
+        *,
+        engine: Engine | None = None,
+        at: datetime | None = None,
+        age: float = 0,
+        right: bool | None = True,
+    ) -> None:
+        """From evidence to key. ``right`` False: no key; True: as released; None: at most as released."""
+        now = at or self._now
+        permitted = {str(digest) for digest in self.oracle.permits(case)} if self._signs(case) else set()
+        expected = bool(permitted) and right is not False and key in self._keys
+        self.evaluated += 1
+        evidence = tcb_claims(case)
+        try:
+            submod = appraisal(engine or self._engine(emit.AS_POLICY, at=now), evidence)
+        except Denied:
+            allowed, named = False, set()
+        else:
+            claims = token(submod, now - timedelta(seconds=age))
+            allowed = allows(self._engine(emit.RESOURCE_POLICY, at=now), claims, resource(key))
+            named = set(map(str, submod.get("ear.tallystick.releases", [])))
+            self._constants(case, submod)
+        if allowed and engine is None and right is True:
+            self.accepted.add(self.oracle.point(case))
+        if allowed and not expected:
+            self._note(case.what, "no key", f"the key {key}", "prove.admits", evidence)
+        elif expected and not allowed and right is True:
+            self._note(case.what, f"the key {key}", "no key", "prove.refuses", evidence)
+        elif named - permitted:
+            self._note(case.what, ", ".join(sorted(permitted)), ", ".join(sorted(named)), "prove.release")
+
+    def _judge(self, what: str, claims: Mapping[str, Any], data: Mapping[str, Any], *, right: bool) -> None:
+        self.evaluated += 1
+        if allows(self._engine(emit.RESOURCE_POLICY), claims, data) and not right:
+            self._note(what, "no key", "a key", "prove.admits", {"token": claims, "request": data})
+
+    def _constants(self, case: Case, submod: Mapping[str, Any]) -> None:
+        for name, value in submod["ear.trustworthiness-vector"].items():
+            if value not in limits.CONSTANTS:
+                want = ", ".join(map(str, sorted(limits.CONSTANTS)))
+                self._note(f"{case.what}: {name}", want, str(value), "trustee.constant")
+
+    def _clock(self) -> None:
+        """The rule that the second engine's clock replaces is the engine's own clock."""
+        for name in self._texts:
+            got = self._engine(name).evaluate("now_ns", {}, {})
+            want = int(self._now.timestamp() * 1_000_000_000)
+            if got != want:
+                self._note(f"{name}: now_ns", str(want), str(got), "prove.clock")
+
+    def _note(self, where: str, want: str, got: str, code: str, evidence: object = None) -> None:
+        note = "" if evidence is None else f"evidence: {json.dumps(evidence, default=str)}"
+        if len(self._wrong) < 1_000:
+            self._wrong.append(Finding(code, where, want=want, got=got, note=note))
+
+    # --- what is tried
+
+    def _cases(self, literals: list[str], suspects: list[Case]) -> Iterator[Case]:
+        """The domain; evidence of a TPM is signed by a listed key where keys are listed, and by others too."""
+        yield from self._signed(cases(self._form, literals, suspects))
+        if self._choice.attestation_keys:
+            for case in released(self._form):
+                for key in ("", "QUJD", None, 1, list(self._choice.attestation_keys)):
+                    claims = {**case.claims, "ak_public": key}
+                    yield Case(case.kind, f"{case.what} signed by {key!r:.40}", claims)
+
+    def _signed(self, found: Iterator[Case]) -> Iterator[Case]:
+        keys = self._choice.attestation_keys
+        for case in found:
+            if keys and "ak_public" not in case.claims and case.kind == "tpm-quote" and case.claims:
+                yield Case(case.kind, case.what, {**case.claims, "ak_public": keys[0]})
+            else:
+                yield case
+
+    def _signs(self, case: Case) -> bool:
+        keys = self._choice.attestation_keys
+        return not keys or case.claims.get("ak_public") in keys
+
+    def _near(self, good: Case | None, path: str) -> Iterator[Case]:
+        """A released tuple, one with the claim at ``path`` missing or null, and one that says nothing."""
+        if good is None:
+            return
+        yield good
+        for value in (None, 0, "") if path else ():
+            yield Case(good.kind, f"{good.what} with {path} {value!r}", {**good.claims, path: value})
+        rest = {name: value for name, value in good.claims.items() if name != path}
+        yield Case(good.kind, f"{good.what} without {path or 'more'}", rest)
+        kept = {name: value for name, value in good.claims.items() if name == "ak_public"}
+        yield Case(good.kind, "evidence without claims", kept)
+        yield Case(good.kind, "every claim null", dict.fromkeys(good.claims) | kept)
+
+    def _other_keys(self, literals: list[str]) -> list[str]:
+        close = [f"{self._keys[0]}/more", self._keys[0].rsplit("/", 1)[0], "no/such/key", "", "a/b/c"]
+        named = [text for text in literals if text.count("/") == 2]
+        return [key for key in (*close, *named) if key not in self._keys]
+
+    def _token_seconds(self) -> int:
+        return self._form.max_age_seconds - self._choice.session_minutes * 60
+
+    def _engine(self, name: str, at: datetime | None = None) -> Engine:
+        key = (name, "", at or self._now)
+        if key not in self._loaded:
+            self._loaded[key] = self._load(name, self._values, at or self._now)
+        return self._loaded[key]
+
+    def _load(self, name: str, values: Mapping[str, Any], at: datetime) -> Engine:
+        try:
+            return Regorus(self._texts[name], values, at)
+        except RegoError as error:
+            finding = Finding("prove.unreadable", name, want="a policy that regorus takes", got=str(error))
+            raise Unproven(finding.message, findings=[finding]) from None
+
+
+def _told(form: NormalForm, skip: set[str]) -> NormalForm:
+    """Return ``form`` without the requirements that are waived for this target by name."""
+    platforms = tuple(
+        replace(rule, require=tuple(pair for pair in rule.require if f"claim-{pair[0]}" not in skip))
+        for rule in form.platforms
+    )
+    return replace(form, platforms=platforms)
+
+
+def _answer(engine: Engine, case: Case) -> dict[str, Any] | None:
+    try:
+        return appraisal(engine, tcb_claims(case))
+    except Denied:
+        return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _claimlike(literals: list[str]) -> list[str]:
+    """Texts that a register could hold, among everything that stands in the files."""
+    return sorted({text for text in literals if 0 < len(text) <= 128 and " " not in text and "/" not in text})
+
+
+def _suspects(values: Mapping[str, Any]) -> Iterator[Case]:
+    """Everything in the RVPS that could be taken for a tuple, as evidence."""
+    for name, rows in values.items():
+        for row in rows if isinstance(rows, list) else [rows]:
+            if isinstance(row, dict):
+                claims = {path: value for path, value in row.items() if path != "release"}
+                yield Case("tpm-quote", f"a tuple of the Reference Value {name}", claims)
+
+
+def _degraded(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """What the RVPS may hold beside what was sent: nothing, too little, too much, or something else.
+
+    With each comes the claim that it is about, if it is about one.
+    """
+    yield "no Reference Values", {}, ""
+    for what, other in (("null", None), ("true", True), ("a text", "x"), ("an object", {}), ("a list", [[]])):
+        yield f"{what} as Reference Value", dict.fromkeys(values, other), ""
+    for name, rows in values.items():
+        if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+            continue
+        row = rows[0]
+        stale = {**row, "release": "sha256:" + "0" * 64}
+        others: list[tuple[str, Any, str]] = [
+            ("a tuple of a release that is not permitted", [stale], ""),
+            ("a tuple without claims", [{"release": row.get("release")}], ""),
+            ("a tuple of nulls", [dict.fromkeys(row) | {"release": row.get("release")}], ""),
+            ("a tuple outside a list", row, ""),
+            ("tuples by number", {str(index): one for index, one in enumerate(rows)}, ""),
+        ]
+        for path in row:
+            if path != "release":
+                rest = {key: value for key, value in row.items() if key != path}
+                others += [(f"no {path}", [rest], path)]
+                others += [(f"{path} {value!r}", [{**row, path: value}], path) for value in (None, 0, "")]
+        for what, held, path in others:
+            yield f"{what} in {name}", {**values, name: held}, path
+
+
+def _other_tokens(
+    claims: dict[str, Any], now: datetime, token_seconds: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tokens that are no longer, or never were, an affirming result for exactly one machine."""
+    cpu = claims["submods"]["cpu0"]
+    at = int(now.timestamp())
+    for what, iat in (
+        ("a text as iat", str(at)),
+        ("no iat", None),
+        ("iat in the future", at + 1),
+        ("an old iat", at - token_seconds - 1),
+        ("iat 0", 0),
+        ("iat true", True),
+    ):
+        yield what, {**claims, "iat": iat}
+    yield "no submods", {**claims, "submods": {}}
+    for other in ("cpu1", "gpu0", "switch0", "ppcie0"):
+        yield f"{other} beside cpu0", {**claims, "submods": {"cpu0": cpu, other: cpu}}
+        yield f"{other} alone", {**claims, "submods": {other: cpu}}
+    for what, changed in _other_submods(cpu):
+        yield what, {**claims, "submods": {"cpu0": changed}}
+
+
+def _other_submods(cpu: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in list(cpu):
+        if name != "ear.appraisal-policy-id":  # says "default" whichever policy ran
+            yield f"no {name}", {key: value for key, value in cpu.items() if key != name}
+            for other in _OTHER_TYPES:
+                yield f"{name} {other!r}", {**cpu, name: other}
+    for status in ("none", "warning", "contraindicated", "AFFIRMING"):
+        yield f"status {status}", {**cpu, "ear.status": status}
+    vector = cpu["ear.trustworthiness-vector"]
+    for name in sorted(limits.VECTOR):
+        for value in sorted({0, 1, 2, 3, -1} | limits.CONSTANTS):
+            if vector.get(name) != value:
+                yield f"{name} {value}", {**cpu, "ear.trustworthiness-vector": {**vector, name: value}}
+        if name in vector:
+            rest = {key: value for key, value in vector.items() if key != name}
+            yield f"no {name}", {**cpu, "ear.trustworthiness-vector": rest}
+    annotated = cpu["ear.veraison.annotated-evidence"]
+    for tee in ("sample", "snp"):
+        both = {**annotated, tee: {}}
+        alone = {key: value for key, value in both.items() if key != "tpm"}
+        yield f"{tee} evidence beside tpm", {**cpu, "ear.veraison.annotated-evidence": both}
+        yield f"{tee} evidence alone", {**cpu, "ear.veraison.annotated-evidence": alone}
+    for what, names in (("no release", []), ("another release", ["sha256:" + "1" * 64])):
+        yield what, {**cpu, "ear.tallystick.releases": names}
+
+
+def _other_requests(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for what, plugin in (("another plugin", "pkcs11"), ("no plugin", None), ("a list", ["resource"])):
+        yield what, {**data, "plugin": plugin}
+    path = data["resource-path"]
+    for what, other in (
+        ("the path as one text", "/".join(path)),
+        ("the path in one element", ["/".join(path)]),
+        ("an empty path", []),
+        ("a longer path", [*path, ""]),
+        ("an upper-case path", [part.upper() for part in path]),
+        ("no path", None),
+    ):
+        yield what, {**data, "resource-path": other}

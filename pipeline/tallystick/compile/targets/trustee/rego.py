@@ -1,0 +1,189 @@
+"""The two Rego policies. Whole tuples come from the RVPS; which releases count stands in the policy itself.
+
+Every condition is there for a reason that docs/targets.md ("Pitfalls") lists; a proof drops them one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tallystick.policy.normal import KeyRule, PermittedRelease
+
+EXTENSION_NAME = "ear.tallystick.releases"
+EXTENSION_KEY = -70_600  # of our own; EAR's private claims are negative, Trustee's identifiers have -18
+_SECOND = 1_000_000_000  # in nanoseconds, the unit of time.now_ns
+# Everything that Trustee's transform_claims puts beside a TPM's claims, and nothing else.
+ANNOTATED = ("init_data", "init_data_claims", "report_data", "runtime_data_claims", "tpm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What every emitted file says of itself, in comments. Nothing is ever decided by them."""
+
+    policy: str
+    policy_digest: str
+    channel: str
+    normal_form: str
+    not_after: datetime
+    releases: tuple[PermittedRelease, ...]
+    residuals: tuple[str, ...]  # "attestation-key-root: why (decision)"
+
+    def lines(self, what: str) -> Iterator[str]:
+        """Yield the comment lines."""
+        yield f"# {what}"
+        yield "# Made by `tally compile` and proved; a changed byte is another policy. Do not edit."
+        yield f"# policy      {self.policy} {self.policy_digest}"
+        yield f"# channel     {self.channel}"
+        yield f"# normal form {self.normal_form}"
+        yield f"# until       {_time(self.not_after)}"
+        for release in self.releases:
+            yield f"# release     {release.digest} {release.name} {release.version}"
+            for bundle in release.bundles:
+                yield f"#   bundle    {bundle}"
+        for residual in self.residuals:
+            yield f"# NOT CHECKED {residual}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Tuples that pin the same claims: where the RVPS keeps them, and which claims."""
+
+    ids: tuple[str, ...]  # Reference Value names
+    paths: tuple[str, ...]  # claims, sorted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appraisal:
+    """What both policies are made from."""
+
+    head: Head
+    rows: tuple[Rows, ...]
+    require: tuple[str, ...]  # conditions on every tuple, as Rego expressions
+    attestation_keys: tuple[str, ...]
+    keys: tuple[KeyRule, ...]
+    token_seconds: int
+
+
+def vector(appraisal: Appraisal) -> dict[str, int]:
+    """Return the trustworthiness vector of evidence that is accepted, and of no other.
+
+    Nothing is said of the hardware: Trustee's TPM verifier does not look where the attestation key is from.
+    """
+    found = {"configuration": 2, "executables": 3}
+    return found | {"instance-identity": 2} if appraisal.attestation_keys else found
+
+
+def evidence_policy(appraisal: Appraisal) -> str:
+    """Return the appraisal policy for evidence, which Trustee's attestation service keeps as ``default_cpu``."""
+    return "\n".join(_evidence_lines(appraisal)) + "\n"
+
+
+def resource_policy(appraisal: Appraisal) -> str:
+    """Return the appraisal policy for attestation results, of which a KBS has one for all resources."""
+    return "\n".join(_resource_lines(appraisal)) + "\n"
+
+
+def _evidence_lines(appraisal: Appraisal) -> Iterator[str]:
+    yield from appraisal.head.lines("Trustee, appraisal policy for evidence, policy id: default_cpu")
+    yield from ("", "package policy", "", "import rego.v1", "")
+    yield "# What is not proved below is contraindicated."
+    unproved = {"configuration": 96, "executables": 96, "instance-identity": 97}
+    proved = vector(appraisal)
+    for name in proved:
+        yield f"default {_rule(name)} := {unproved[name]}"
+        yield ""
+    yield "trust_claims := {"
+    yield from (f'\t"{name}": {_rule(name)},' for name in proved)
+    yield from ("}", "")
+    for name, value in proved.items():
+        condition = "known_key" if name == "instance-identity" else "count(matched) > 0"
+        yield f"{_rule(name)} := {value} if {condition}"
+        yield ""
+    yield f'extensions := [{{"name": "{EXTENSION_NAME}", "key": {EXTENSION_KEY}, "value": [release |'
+    yield from ("\tsome release in matched", "]}]", "", "now_ns := time.now_ns()", "")
+    yield "# The RVPS may hold more than this policy permits: it keeps values until they are overwritten."
+    yield from _set("permitted", (str(release.digest) for release in appraisal.head.releases))
+    if appraisal.attestation_keys:
+        yield from (
+            "known_key if {",
+            "\tsome key in attestation_keys",
+            "\tinput.tpm.ak_public == key",
+            "}",
+            "",
+        )
+        yield from _set("attestation_keys", appraisal.attestation_keys)
+    for rows in appraisal.rows:
+        yield from _rows(appraisal, rows)
+
+
+def _rows(appraisal: Appraisal, rows: Rows) -> Iterator[str]:
+    """One rule for tuples of one shape. A claim that is absent, null or no text matches nothing."""
+    yield "matched contains tuple.release if {"
+    yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
+    if appraisal.attestation_keys:
+        yield "\tknown_key"
+    yield "\tsome id in ["
+    yield from (f"\t\t{json.dumps(name)}," for name in rows.ids)
+    yield "\t]"
+    yield "\ttuples := query_reference_value(id)"
+    yield "\tis_array(tuples)"
+    yield "\tsome tuple in tuples"
+    yield "\ttuple.release in permitted"
+    for path in rows.paths:
+        yield f"\tis_string(tuple.{path})"
+        yield f"\tinput.tpm.{path} == tuple.{path}"
+    yield from (f"\t{condition}" for condition in appraisal.require)
+    yield from ("}", "")
+
+
+def _resource_lines(appraisal: Appraisal) -> Iterator[str]:
+    yield from appraisal.head.lines("Trustee, resource policy of the KBS: one document for every resource")
+    yield from ("", "package policy", "", "import rego.v1", "", "default allow := false", "")
+    yield from ("now_ns := time.now_ns()", "", "resources := [")
+    for rule in appraisal.keys:
+        yield f'\t{{"path": {json.dumps(rule.key.split("/"))}, "policy": {json.dumps(appraisal.head.policy)}}},'
+    yield from ("]", "", "permitted := {", f"\t{json.dumps(appraisal.head.policy)}: {{")
+    if appraisal.head.releases:
+        yield from (f'\t\t"{release.digest}": true,' for release in appraisal.head.releases)
+    yield from ("\t},", "}", "", "allow if {")
+    yield '\tdata.plugin == "resource"'
+    yield "\tsome resource in resources"
+    yield '\tdata["resource-path"] == resource.path'
+    yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
+    yield "\tis_number(input.iat)"
+    yield f"\tage_ns := now_ns - (input.iat * {_SECOND})"
+    yield "\tage_ns >= 0"
+    yield f"\tage_ns <= {appraisal.token_seconds * _SECOND}"
+    yield '\tobject.keys(input.submods) == {"cpu0"}'
+    yield "\tcpu := input.submods.cpu0"
+    yield '\tcpu["ear.status"] == "affirming"'
+    yield f'\tcpu["ear.trustworthiness-vector"] == {json.dumps(vector(appraisal))}'
+    yield '\tannotated := cpu["ear.veraison.annotated-evidence"]'
+    yield f"\tobject.keys(annotated) == {{{', '.join(json.dumps(name) for name in ANNOTATED)}}}"
+    yield f'\tsome release in cpu["{EXTENSION_NAME}"]'
+    yield "\tpermitted[resource.policy][release] == true"
+    yield "}"
+
+
+def _set(name: str, values: Iterable[str]) -> Iterator[str]:
+    """A set, which Rego has no empty literal for: ``set()`` is a call."""
+    found = [f"\t{json.dumps(value)}," for value in values]
+    if not found:
+        yield from (f"{name} := []", "")
+        return
+    yield from (f"{name} := {{", *found, "}", "")
+
+
+def _rule(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _nanoseconds(at: datetime) -> int:
+    return int(at.timestamp()) * _SECOND
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
