@@ -25,6 +25,7 @@ from tallystick.release.records import Gate, Index, Quorum, Settings, VerifiedRe
 from tallystick.release.verify import Parts
 from tallystick.sbom import check as sbom_check
 from tallystick.sbom import coverage
+from tallystick.sbom import parts as sbom_parts
 from tallystick.signing.records import Builder, Trust, VerifiedStatement
 from tallystick.signing.verify import Verifier
 
@@ -201,6 +202,7 @@ def _provenance(folder: Path, opened: _Opened, signed: _Signed) -> tuple[bool, s
             (_STORE + entry.path.removeprefix("derivations/"), parts.read(entry.path) or b"")
             for entry in drvs
         ),
+        firmware={entry.path: entry.digest for entry in index.under("firmware/")},
     )
     checked = provenance_check.check(intoto.parse(statement.payload), released)
     if checked.findings:
@@ -218,7 +220,8 @@ def _sbom(opened: _Opened, signed: _Signed) -> tuple[tuple[Contents, ...], str]:
     findings = findings or sbom_check.check_document(document)
     if not findings:
         products = {name: entry.digest for name, path in index.products if (entry := index.file(path))}
-        findings = sbom_check.check_contents(document, products, contents)
+        firmware = {sbom_parts.firmware_name(e.path): e.digest for e in index.under("firmware/")}
+        findings = sbom_check.check_contents(document, products, contents, firmware)
     if findings:
         raise NotGenuine("the SBOM does not say what is in this release", findings=findings)
     return contents, f"{len(document.get('components') or [])} components, as the contents lists say"
