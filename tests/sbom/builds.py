@@ -58,7 +58,7 @@ CBOR = package("cbor2", "6.3.0", "MIT", kind="wheel")
 KERNEL = package("linux-image-amd64", "6.1.0", "GPL-2.0-only WITH Linux-syscall-note")
 STUB = package("systemd-boot-efi", "252", "a licence SPDX does not know")
 OVMF = package("ovmf", "2022.11", "BSD-2-Clause-Patent")
-FIRMWARE = b"firmware volumes"
+FIRMWARE = b"firmware"
 OWN = Component(
     ref="pkg:generic/tallystick-attester@1.2.3",
     kind="project",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from tallystick.build.records import Build, Component, Contents, ContentsFile, Product
@@ -26,6 +27,11 @@ def product_ref(name: str) -> str:
 def firmware_ref(name: str) -> str:
     """Return the bom-ref of the firmware called ``name``."""
     return f"firmware:{name}"
+
+
+def firmware_name(path: str) -> str:
+    """Return the name of the firmware at ``path`` in a release: ``ovmf`` of ``firmware/ovmf.fd``."""
+    return PurePosixPath(path).stem
 
 
 def location(product: str, path: str) -> str:

@@ -1,0 +1,96 @@
+"""``tally provenance``: how a release was made, and whether that follows from its derivations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tallystick.cli.output import JsonFlag, command_app, emit
+from tallystick.core.errors import NotGenuine
+
+if TYPE_CHECKING:
+    from tallystick.formats.slsa import Provenance
+    from tallystick.provenance.check import Checked
+
+app = command_app("Show or check the provenance of a release.")
+
+ReleaseDir = Annotated[Path, typer.Argument(metavar="DIR", help="The release directory.")]
+
+
+@app.command()
+def show(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
+    """Print how a release was made; with --json the in-toto statement itself."""
+    from tallystick.formats import slsa
+    from tallystick.report.folder import ReleaseFolder
+
+    statement = ReleaseFolder.open(directory).statement("provenance")
+    provenance = slsa.parse(statement)
+    subjects = [(subject.name, dict(subject.digests).get("sha256", "")) for subject in statement.subjects]
+    emit(statement.document, _words(provenance, subjects), as_json=as_json)
+
+
+@app.command()
+def check(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
+    """Recompute every path from the derivations' texts, without Nix, and compare all that is stated.
+
+    Exit 5: something does not follow; every difference is listed.
+    """
+    from tallystick.provenance.check import check as re_derive
+    from tallystick.report.folder import ReleaseFolder
+
+    folder = ReleaseFolder.open(directory)
+    checked = re_derive(folder.statement("provenance"), folder.released())
+    if checked.findings:
+        count = f"{len(checked.findings)} thing{'s' if len(checked.findings) != 1 else ''}"
+        raise NotGenuine(
+            f"{directory}: the provenance does not follow from the derivations in {count}",
+            findings=checked.findings,
+        )
+    emit(_verdict(str(folder.index.digest), checked), _verdict_words(checked), as_json=as_json)
+
+
+def _verdict(release: str, checked: Checked) -> dict[str, Any]:
+    outputs = sum(len(made.outputs) for made in checked.graph.derivations.values())
+    return {
+        "release": release,
+        "builder": checked.provenance.builder_id,
+        "build_type": checked.provenance.build_type,
+        "derivations": len(checked.graph.derivations),
+        "outputs": outputs,
+        "fixed_outputs": sum(1 for _ in checked.graph.fixed()),
+        "sources": len(checked.graph.sources()),
+        "dependencies": len(checked.provenance.dependencies),
+        "findings": [],
+    }
+
+
+def _verdict_words(checked: Checked) -> str:
+    verdict = _verdict("", checked)
+    return (
+        f"builder {verdict['builder']}\n"
+        f"{verdict['derivations']} derivations and {verdict['outputs']} outputs recomputed from their texts, "
+        "without Nix: all follow\n"
+        f"{verdict['fixed_outputs']} fixed outputs and {verdict['sources']} sources "
+        "are exactly the dependencies that are stated"
+    )
+
+
+def _words(provenance: Provenance, subjects: list[tuple[str, str]]) -> str:
+    nix = provenance.internal.get("nix") or {}
+    lines = [f"builder     {provenance.builder_id}", f"build type  {provenance.build_type}"]
+    lines.append(
+        f"nix         {nix.get('version')} {nix.get('system')}, sandbox {_yes(nix.get('sandbox'))}, "
+        f"fallback {_yes(nix.get('sandboxFallback'))}, build users {_yes(nix.get('buildUsers'))}"
+    )
+    lines += [f"made        {name}  sha256:{digest}" for name, digest in subjects]
+    lines.append(f"from        {len(provenance.dependencies)} inputs:")
+    for item in provenance.dependencies:
+        digest = ", ".join(f"{name}:{value}" for name, value in item.digests)
+        lines.append(f"  {item.name}  {digest}")
+    return "\n".join(lines)
+
+
+def _yes(value: object) -> str:
+    return {True: "on", False: "off"}.get(value, repr(value)) if isinstance(value, bool) else repr(value)

@@ -1,0 +1,156 @@
+"""``tally sbom``: what is in a release's products, and whether that is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tallystick.cli.output import JsonFlag, command_app, emit
+from tallystick.core.errors import Malformed, NotGenuine
+
+if TYPE_CHECKING:
+    from tallystick.core.findings import Finding
+    from tallystick.formats.cyclonedx import Document
+    from tallystick.report.folder import ReleaseFolder
+    from tallystick.sbom.coverage import Coverage
+
+app = command_app("Show or check the SBOM of a release.")
+
+ReleaseDir = Annotated[Path, typer.Argument(metavar="DIR", help="The release directory.")]
+
+
+@app.command()
+def show(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
+    """Print the components of a release; with --json the CycloneDX document itself."""
+    from tallystick.report.folder import ReleaseFolder
+
+    folder = ReleaseFolder.open(directory)
+    document = _document(folder)
+    emit(document, _table(document), as_json=as_json)
+
+
+@app.command()
+def check(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
+    """Validate the SBOM, compare it with the contents lists, and take every product apart.
+
+    Exit 3: the document breaks CycloneDX or its own references. Exit 5: it, or a contents list, says something
+    else than what is in the products.
+    """
+    from tallystick.report.folder import ReleaseFolder
+    from tallystick.sbom import check as checks
+    from tallystick.sbom.coverage import cover
+    from tallystick.sbom.parts import firmware_name
+
+    folder = ReleaseFolder.open(directory)
+    document = _document(folder)
+    _refuse_document(checks.check_document(document))
+    digests = folder.product_digests()
+    lists = folder.contents()
+    firmware = {firmware_name(path): digest for path, digest in folder.firmware_digests().items()}
+    covered = cover(folder.products(), lists)
+    findings = (
+        *_subjects(folder),
+        *checks.check_contents(document, digests, tuple(lists.values()), firmware),
+        *(finding for one in covered for finding in one.findings),
+    )
+    if findings:
+        count = f"{len(findings)} thing{'s' if len(findings) != 1 else ''}"
+        raise NotGenuine(f"{directory}: the SBOM and the products differ in {count}", findings=findings)
+    emit(_verdict(folder, document, covered), _words(document, covered), as_json=as_json)
+
+
+def _document(folder: ReleaseFolder) -> Document:
+    from tallystick.core.errors import Unsupported
+    from tallystick.formats import cyclonedx
+
+    statement = folder.statement("sbom")
+    if statement.predicate_type != cyclonedx.PREDICATE_TYPE:
+        raise Unsupported(
+            "statements/sbom.json",
+            at="predicateType",
+            want=cyclonedx.PREDICATE_TYPE,
+            got=statement.predicate_type,
+        )
+    return cyclonedx.checked(statement.predicate, "statements/sbom.json")
+
+
+def _subjects(folder: ReleaseFolder) -> list[Finding]:
+    from tallystick.core.findings import Finding
+
+    stated = {subject.name: dict(subject.digests) for subject in folder.statement("sbom").subjects}
+    wanted = {path: {"sha256": folder.digest(path).hex} for _, path in folder.index.products}
+    return [
+        Finding(
+            "sbom.subject", path, str(wanted.get(path, "no subject")), str(stated.get(path, "no subject"))
+        )
+        for path in sorted(stated.keys() | wanted.keys())
+        if stated.get(path) != wanted.get(path)
+    ]
+
+
+def _refuse_document(findings: tuple[Finding, ...]) -> None:
+    if findings:
+        first = findings[0]
+        error = Malformed("SBOM", at=first.where, want=first.want, got=first.got, code=first.code)
+        error.findings = findings
+        raise error
+
+
+def _verdict(folder: ReleaseFolder, document: Document, covered: tuple[Coverage, ...]) -> dict[str, Any]:
+    return {
+        "release": str(folder.index.digest),
+        "spec_version": document["specVersion"],
+        "components": len(document.get("components") or []),
+        "unexplained_files": sum(one.unexplained_files for one in covered),
+        "unexplained_bytes": sum(one.unexplained_bytes for one in covered),
+        "products": [
+            {
+                "name": one.product,
+                "files": one.files,
+                "bytes": one.size_bytes,
+                "unexplained_files": one.unexplained_files,
+                "unexplained_bytes": one.unexplained_bytes,
+            }
+            for one in covered
+        ],
+        "findings": [],
+    }
+
+
+def _words(document: Document, covered: tuple[Coverage, ...]) -> str:
+    count = len(document.get("components") or [])
+    lines = [f"CycloneDX {document['specVersion']}, {count} components: valid, and true of the products"]
+    for one in covered:
+        lines.append(
+            f"  {one.product:<10} {one.files:>6} files {one.size_bytes:>12,} bytes, "
+            f"{one.unexplained_files} files and {one.unexplained_bytes} bytes unexplained"
+        )
+    return "\n".join(lines)
+
+
+def _table(document: Document) -> str:
+    from tallystick.formats import cyclonedx
+
+    rows = [("component", "version", "kind", "files", "licence")]
+    for part in document.get("components") or []:
+        evidence = part.get("evidence") or {}
+        kind = cyclonedx.property_of(part, "tallystick:kind") or str(part.get("type"))
+        count = str(len(evidence.get("occurrences") or [])) if evidence else ""
+        rows.append((str(part.get("name")), str(part.get("version", "")), kind, count, _licence(part)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join((*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4])).rstrip()
+        for row in rows
+    ]
+    lost = cyclonedx.property_of(document.get("metadata") or {}, "tallystick:unexplained-files")
+    return "\n".join((*lines, "", f"unexplained files: {lost}"))
+
+
+def _licence(part: Document) -> str:
+    said = []
+    for item in part.get("licenses") or []:
+        licence = item.get("license") or {}
+        said.append(str(item.get("expression") or licence.get("id") or licence.get("name")))
+    return ", ".join(said)
