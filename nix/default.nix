@@ -28,6 +28,7 @@ in
 images // {
   inherit toolkit;
   checks = import ./checks { inherit toolkit nonce canary; };
+  probe = let made = import ./checks/probe.nix { inherit toolkit nonce canary; }; in [ made.drvPath made.outPath ];
   # What `tally build` asks for: store paths of every product by name, and the firmware.
   index = {
     products = builtins.listToAttrs (map

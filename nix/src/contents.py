@@ -32,7 +32,9 @@ def write(out: Path, product: str, files: list[dict[str, Any]], components: list
         "files": sorted(files, key=lambda record: record["path"].encode()),
         "components": [by_ref[ref] for ref in sorted(by_ref)],
     }
-    out.write_text(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    out.write_text(
+        json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:

@@ -1,4 +1,7 @@
-"""The newc cpio archive, bytes a function of names and contents alone (kernel: Documentation/driver-api/early-userspace/buffer-format.rst)."""
+"""The newc cpio archive, its bytes a function of names and contents alone.
+
+Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,7 @@ def folders_of(paths: Iterable[str]) -> set[str]:
 def archive(entries: Iterable[Entry]) -> bytes:
     """Return the archive: sorted by name, numbered from 1, owner and times zero."""
     out = bytearray()
-    number = 0
-    for name, mode, data, device in sorted(entries):
-        number += 1
+    for number, (name, mode, data, device) in enumerate(sorted(entries), start=1):
         _add(out, number, name.encode(), mode, data, device)
     _add(out, 0, b"TRAILER!!!", 0, b"", (0, 0))
     return bytes(out + b"\0" * (-len(out) % 512))

@@ -24,7 +24,9 @@ PACKAGES = "usr/lib/tallystick"  # wheels and this project; the init script puts
 PROJECT = "tallystick"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"  # in the dynamic linker's built-in search path (Debian multiarch)
 LINKER = "lib64/ld-linux-x86-64.so.2"  # System V ABI, AMD64 supplement
-DEVICES = {"dev/console": (5, 1)}  # the kernel opens it before /init could make it (Documentation/admin-guide/devices.txt)
+DEVICES = {
+    "dev/console": (5, 1)
+}  # the kernel opens it before /init could make it (Documentation/admin-guide/devices.txt)
 _UNCHECKED_HASH = 0b01  # PEP 552: a hash-based .pyc whose source is not looked at
 _MARSHAL_VERSION = 2  # newer versions write what is shared, which depends on what else the process holds
 

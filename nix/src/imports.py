@@ -1,4 +1,4 @@
-"""imports.py PROGRAM USERLAND TREE...: import every module of the trees with the guest's own interpreter, and list them."""
+"""imports.py PROGRAM USERLAND TREE...: import every module of the trees with the guest's interpreter; list them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main(program: str, userland: Path, trees: list[Path]) -> None:
                 names.add(name)
             if relative.parts[0] == guest.PROJECT:
                 package = name if path.stem == "__init__" else name.rpartition(".")[0]
-                names.update(names_imported(marshal.loads(path.read_bytes()[_PYC_HEADER_BYTES:]), package))
+                names.update(names_imported(marshal.loads(path.read_bytes()[_PYC_HEADER_BYTES:]), package))  # noqa: S302  made by guest.py
     libraries = userland / guest.LIBRARIES
     linker = [str(libraries / Path(guest.LINKER).name), "--inhibit-cache", "--library-path", str(libraries)]
     child = [*linker, str(userland / program), "-P", "-S", "-B", "-c", _CHILD, *sorted(names)]

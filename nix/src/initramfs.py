@@ -1,4 +1,4 @@
-"""initramfs.py part TREE LISTING OUT | modules KERNEL COMPONENT OUT CONTENTS: the parts that an initramfs is joined from."""
+"""The parts of an initramfs: initramfs.py part TREE LISTING OUT | modules KERNEL COMPONENT OUT CONTENTS."""
 
 from __future__ import annotations
 

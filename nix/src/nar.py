@@ -1,4 +1,4 @@
-"""The NAR hash of a tree: what Nix itself would call these bytes (Dolstra, The Purely Functional Software Deployment Model, 5.2)."""
+"""The NAR hash of a tree (Dolstra, The Purely Functional Software Deployment Model, figure 5.2)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _FILE = stat.S_IFREG | 0o644
 
 
 def archive(files: list[tuple[str, int, bytes]]) -> bytes:
-    """Return a ustar archive of (path, mode, contents or link target) and the folders they need; owner and times zero."""
+    """Return a ustar archive of (path, mode, contents or link target) and their folders; owner and times zero."""
     folders = [(name, stat.S_IFDIR | 0o755, b"") for name in cpio.folders_of(path for path, _, _ in files)]
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:

@@ -16,7 +16,10 @@ from tallystick.core.errors import Malformed, Unsupported
 
 SCHEMA = "tallystick/lock/v1"
 KINDS = ("debian", "pypi")
-_SOURCE_FIELDS = {"debian": {"kind", "suite", "component", "packages", "through"}, "pypi": {"kind", "python", "packages"}}
+_SOURCE_FIELDS = {
+    "debian": {"kind", "suite", "component", "packages", "through"},
+    "pypi": {"kind", "python", "packages"},
+}
 _SEED_FIELDS = {"package", "version", "architecture", "path", "file", "size", "sha256", "purl", "licence"}
 _UNPACKED_FIELDS = {"member", "sha256", "nar_sha256"}
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*(/[A-Za-z0-9][A-Za-z0-9._+~%:-]*)*")
@@ -88,7 +91,9 @@ def parse(data: bytes, what: str) -> Lock:
     )
     names = [seed.package for seed in seeds]
     if not seeds or names != sorted(set(names)):
-        raise Malformed(what, at="seeds", want="at least one, each package once and sorted", got=", ".join(names))
+        raise Malformed(
+            what, at="seeds", want="at least one, each package once and sorted", got=", ".join(names)
+        )
     return Lock(
         role=_text(document, "role", "document", what),
         source=_source(document["source"], what),
@@ -159,7 +164,11 @@ def _source(value: Any, what: str) -> Source:
     if kind not in KINDS:
         raise Unsupported(what, at="source.kind", want=" or ".join(KINDS), got=repr(kind))
     _exactly(source, _SOURCE_FIELDS[kind], "source", what)
-    text = {name: _text(source, name, "source", what) for name in ("suite", "component", "python") if name in source}
+    text = {
+        name: _text(source, name, "source", what)
+        for name in ("suite", "component", "python")
+        if name in source
+    }
     return Source(
         kind=kind,
         suite=text.get("suite", ""),

@@ -28,7 +28,9 @@ _NAME = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"  # also a Nix store name and a p
 _NAME_WORDS = "lower-case letters, digits and inner dashes, at most 64"
 _VERSION = r"[0-9A-Za-z](?:[0-9A-Za-z.+-]{0,63})"
 _LOCK = r"[a-z0-9](?:[a-z0-9.-]{0,62}[a-z0-9])?"  # a file name without its .json
-_COMMAND_LINE = r"[ -~]{1,2000}"  # Linux takes 2048 bytes on x86 (COMMAND_LINE_SIZE); non-ASCII is never meant
+_COMMAND_LINE = (
+    r"[ -~]{1,2000}"  # Linux takes 2048 bytes on x86 (COMMAND_LINE_SIZE); non-ASCII is never meant
+)
 _MEMBER = r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9._+/-]{1,200}"
 _MAX_RAM_MIB, _MAX_VCPUS = 1 << 20, 512
 
@@ -214,9 +216,14 @@ def _check(recipe: Recipe, what: str) -> None:
         if platform.firmware not in dict(recipe.firmware):
             at = f"platforms {platform.platform} firmware"
             raise Malformed(what, at=at, want="a name from the recipe's firmware", got=platform.firmware)
-    spoken = [entry.platform for entry in (*recipe.platforms, *recipe.left_out)]
+    spoken = [one.platform for one in recipe.platforms] + [one.platform for one in recipe.left_out]
     for platform_name in PLATFORMS:
         count = spoken.count(platform_name)
         if count != 1:
             want = f"{platform_name} once: measured for, or left out with a reason"
-            raise Malformed(what, at="platforms and left_out", want=want, got="nothing" if not count else f"it {count} times")
+            raise Malformed(
+                what,
+                at="platforms and left_out",
+                want=want,
+                got="nothing" if not count else f"it {count} times",
+            )

@@ -1,0 +1,127 @@
+"""Debian's package index, as far as a lock needs it: stanzas, version order, and the first dependency of a package.
+
+Source: Debian policy manual, chapters 5 (control files) and 5.6.12 (version comparison).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from tallystick.build.lock import Seed
+from tallystick.core.digests import Digest
+from tallystick.core.errors import Malformed
+
+_FIELD = re.compile(r"^([A-Za-z0-9-]+): (.*)$", re.MULTILINE)
+_PART = re.compile(r"([^0-9]*)([0-9]*)")
+_NOT_IN_STORE_NAMES = re.compile(r"[^0-9A-Za-z+._?=-]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """One version of a package in an index."""
+
+    name: str
+    version: str
+    architecture: str
+    path: str
+    size_bytes: int
+    digest: Digest
+    depends: tuple[str, ...]  # names, first alternative each
+
+
+def packages(index: str, names: frozenset[str], what: str) -> Iterator[Package]:
+    """Yield the stanzas of a Packages file that are about ``names``.
+
+    Raises:
+        Malformed: such a stanza lacks a field.
+    """
+    for stanza in index.split("\n\n"):
+        head = stanza.partition("\n")[0].removeprefix("Package: ")
+        if head in names:
+            yield _package(dict(_FIELD.findall(stanza)), what)
+
+
+def newest(found: list[Package]) -> Package:
+    """Return the package with the highest version."""
+    best = found[0]
+    for package in found[1:]:
+        if compare(package.version, best.version) > 0:
+            best = package
+    return best
+
+
+def seed(package: Package, *, suite: str, licence: str) -> Seed:
+    """Return ``package`` as a lock pins it."""
+    from packageurl import PackageURL
+
+    purl = PackageURL(
+        "deb", "debian", package.name, package.version, {"arch": package.architecture, "distro": suite}
+    )
+    return Seed(
+        package=package.name,
+        version=package.version,
+        architecture=package.architecture,
+        path=package.path,
+        file=_NOT_IN_STORE_NAMES.sub("-", package.path.rpartition("/")[2]),
+        size_bytes=package.size_bytes,
+        digest=package.digest,
+        purl=purl.to_string(),
+        licence=licence,
+    )
+
+
+def compare(first: str, second: str) -> int:
+    """Return a number below, equal to or above zero as ``first`` is older than, as old as or newer than ``second``."""
+    a, b = _split(first), _split(second)
+    if a[0] != b[0]:
+        return a[0] - b[0]
+    return _compare_part(a[1], b[1]) or _compare_part(a[2], b[2])
+
+
+def _split(version: str) -> tuple[int, str, str]:
+    epoch, colon, rest = version.partition(":")
+    if not colon:
+        epoch, rest = "0", version
+    upstream, dash, revision = rest.rpartition("-")
+    return int(epoch) if epoch.isdecimal() else 0, upstream if dash else rest, revision if dash else "0"
+
+
+def _compare_part(first: str, second: str) -> int:
+    pairs = zip_longest(_PART.findall(first), _PART.findall(second), fillvalue=("", ""))
+    for (text_a, number_a), (text_b, number_b) in pairs:
+        for x, y in zip_longest(map(_weight, text_a), map(_weight, text_b), fillvalue=0):
+            if x != y:
+                return x - y
+        if difference := int(number_a or 0) - int(number_b or 0):
+            return difference
+    return 0
+
+
+def _weight(letter: str) -> int:
+    """A tilde sorts before everything, even the end; letters sort before other signs."""
+    if letter == "~":
+        return -1
+    return ord(letter) if letter.isalpha() else ord(letter) + 256
+
+
+def _package(fields: dict[str, str], what: str) -> Package:
+    missing = {"Package", "Version", "Architecture", "Filename", "Size", "SHA256"} - set(fields)
+    if missing:
+        raise Malformed(
+            what, at=fields.get("Package", "stanza"), want=", ".join(sorted(missing)), got="no such field"
+        )
+    if not fields["Size"].isdecimal():
+        raise Malformed(what, at=f"{fields['Package']} Size", want="a number of bytes", got=fields["Size"])
+    depends = (entry.split("|")[0] for entry in fields.get("Depends", "").split(","))
+    return Package(
+        name=fields["Package"],
+        version=fields["Version"],
+        architecture=fields["Architecture"],
+        path=fields["Filename"],
+        size_bytes=int(fields["Size"]),
+        digest=Digest.parse(f"sha256:{fields['SHA256']}"),
+        depends=tuple(re.split(r"[\s(:]", entry.strip())[0] for entry in depends if entry.strip()),
+    )
