@@ -8,7 +8,7 @@
 #   python          { home, version }: where the interpreter and its library lie inside the python trees
 #   kernel          { tree, component }: tree/vmlinuz, tree/release, tree/modules/*.ko, tree/modules/load (in load order)
 #   stub            { file, component }
-#   firmware        member -> { drv, file, component }: one file of the firmware package
+#   firmware        member -> { drv, output, file }: one file of the firmware package
 # A component is the record that contents lists carry.
 { system ? "x86_64-linux", locks, modules }:
 let
@@ -99,8 +99,7 @@ in
     };
   };
   stub = single "stub" "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-  firmware = member: {
-    drv = (unpack (only "firmware") [ member ]).drvPath;
-    inherit (single "firmware" member) file component;
-  };
+  firmware = member:
+    let tree = unpack (only "firmware") [ member ];
+    in { drv = tree.drvPath; output = tree.outPath; file = "${tree}/${member}"; };
 }

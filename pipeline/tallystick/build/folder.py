@@ -23,8 +23,9 @@ def write(made: Made, wanted: Order, folder: Path) -> None:
         _copy(file, folder / paths[name])
     for name, file in made.lists:
         _copy(file, folder / f"contents/{name}.json")
-    for firmware in made.firmware:
-        _copy(firmware.file, folder / firmware.path)
+    launched = {one.name: one.path for one in made.build.firmware}
+    for name, file in made.firmware:
+        _copy(file, folder / launched[name])
     for path, text in made.build.derivations:
         write_file(folder / "derivations" / PurePosixPath(path).name, text)
     seeds.bundle(wanted.locks, wanted.cache, folder / "seeds")

@@ -15,7 +15,6 @@ from tallystick.build.nix import Expression, Nix, Say, Store
 from tallystick.build.project import Project
 from tallystick.build.recipe import Recipe
 from tallystick.build.records import Build, NixFacts, Product
-from tallystick.core.digests import Digest
 from tallystick.core.errors import NotReproducible
 from tallystick.core.files import file_digest, read_file
 from tallystick.core.findings import Finding
@@ -35,23 +34,13 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Firmware:
-    """One pinned firmware file."""
-
-    name: str
-    path: str  # inside the release directory: "firmware/ovmf.fd"
-    file: Path
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """A build whose bytes are known to be reproducible, and where they lie."""
 
     build: Build
     files: tuple[tuple[str, Path], ...]  # product name -> file in the store
     lists: tuple[tuple[str, Path], ...]  # product name -> contents list in the store
-    firmware: tuple[Firmware, ...]
+    firmware: tuple[tuple[str, Path], ...]  # firmware name -> file in the store
     seconds: tuple[tuple[str, float], ...]  # what took how long
 
 
@@ -185,7 +174,7 @@ def _add_seeds(nix: Nix, store: Store, wanted: Order) -> None:
 def _produce(nix: Nix, store: Store, wanted: Order, facts: NixFacts, say: Say) -> Made:
     """Evaluate and build everything in one store, check the store, and read what was made."""
     index = tool.evaluate(nix, store, expression(wanted), "index")
-    entries = index["products"]
+    entries, firmware = index["products"], sorted(index["firmware"].items())
     drvs = sorted({entry["drv"] for entry in (*entries.values(), *index["firmware"].values())})
     tool.realise(nix, store, drvs, say)
     tool.verify(nix, store, _built(tool.closure(nix, store, drvs, "--include-outputs")))
@@ -202,13 +191,14 @@ def _produce(nix: Nix, store: Store, wanted: Order, facts: NixFacts, say: Say) -
         ),
         derivations=tuple((path, store.real(path).read_bytes()) for path in needed if path.endswith(".drv")),
         nix=facts,
+        firmware=tuple(_firmware(name, entry, store) for name, entry in firmware),
         sources=tuple((path, nar.digest(store.real(path))) for path in needed if not path.endswith(".drv")),
     )
     return Made(
         build=made,
         files=tuple((product.name, store.real(product.output)) for product in made.products),
         lists=tuple(lists.items()),
-        firmware=tuple(_firmware(name, entry, store) for name, entry in sorted(index["firmware"].items())),
+        firmware=tuple((name, store.real(entry["file"])) for name, entry in firmware),
         seconds=(),
     )
 
@@ -229,9 +219,16 @@ def _product(name: str, entry: dict[str, str], store: Store) -> Product:
     )
 
 
-def _firmware(name: str, entry: dict[str, str], store: Store) -> Firmware:
+def _firmware(name: str, entry: dict[str, str], store: Store) -> Product:
     file = store.real(entry["file"])
-    return Firmware(name=name, path=f"firmware/{name}.fd", file=file, digest=file_digest(file))
+    return Product(
+        name=name,
+        path=f"firmware/{name}.fd",
+        digest=file_digest(file),
+        size_bytes=file.stat().st_size,
+        drv=entry["drv"],
+        output=entry["output"],
+    )
 
 
 def _compare(nix: Nix, store: Store, first: Made, other_store: Store, other: Made) -> None:
@@ -239,7 +236,7 @@ def _compare(nix: Nix, store: Store, first: Made, other_store: Store, other: Mad
         finding = Finding("build.derivations", "derivations", "the same in both stores", "different ones")
         raise NotReproducible("the recipe evaluates differently in two stores", findings=[finding])
     findings = list(compare.products(first.build, other.build))
-    if [one.digest for one in first.firmware] != [one.digest for one in other.firmware]:
+    if first.build.firmware != other.build.firmware:
         findings.append(
             Finding("build.firmware.differs", "firmware", "the same in both stores", "different bytes")
         )

@@ -1,0 +1,87 @@
+"""The statements of a release, as a build and every rebuild of it make them: the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tallystick.core.errors import Misuse
+
+if TYPE_CHECKING:
+    from tallystick.build.recipe import Recipe
+    from tallystick.build.records import Build
+    from tallystick.measure.records import Measurement
+    from tallystick.provenance.make import Source
+    from tallystick.sbom.coverage import Coverage
+
+IMAGE = "uki"  # the product whose launch is measured
+INIT_DATA_FILE = "init-data.toml"
+
+
+def measurements(
+    recipe: Recipe, image: bytes, firmware: Mapping[str, bytes], init_data: bytes | None
+) -> bytes:
+    """Return the statement with one release tuple for each platform and launch shape of ``recipe``.
+
+    Args:
+        firmware: bytes of each firmware file, by its name in the recipe.
+        init_data: the document that the guest extends into PCR 8, or None when it gets none.
+
+    Raises:
+        Misuse: the recipe has no platform. Malformed, Unsupported: as ``measure.predict``.
+    """
+    from tallystick import __version__
+    from tallystick.build.recipe import PRODUCTS
+    from tallystick.core.digests import Digest
+    from tallystick.handshake import initdata
+    from tallystick.measure.predict import measure_release
+    from tallystick.measure.shapes import LaunchShape
+    from tallystick.measure.statement import to_statement
+
+    if init_data is not None:
+        initdata.parse(init_data)  # the guest would refuse what does not parse
+    digest = None if init_data is None else Digest.of(init_data)
+    found: list[Measurement] = []
+    for platform in recipe.platforms:
+        shapes = [LaunchShape.of(platform.platform, dict(values)) for values in platform.shapes()]
+        launched = firmware[platform.firmware]
+        found += measure_release(image, launched, shapes, digest, f"tallystick {__version__}")
+    if not found:
+        raise Misuse("the recipe measures the image for no platform", code="platforms.none-or-twice")
+    return to_statement(found, PRODUCTS[IMAGE])
+
+
+def coverage(build: Build, products: Mapping[str, bytes]) -> tuple[Coverage, ...]:
+    """Return every product taken apart, after checking that each is what its contents list says.
+
+    Raises:
+        NotGenuine: a file is planted, swapped or missing; each is a finding.
+    """
+    from tallystick.core.errors import NotGenuine
+    from tallystick.sbom.coverage import cover
+
+    covered = cover(products, {one.product: one for one in build.contents})
+    findings = [finding for one in covered for finding in one.findings]
+    if findings:
+        raise NotGenuine("the contents lists and the products differ", findings=findings)
+    return covered
+
+
+def sbom(build: Build, covered: tuple[Coverage, ...]) -> bytes:
+    """Return the statement that carries the SBOM of ``build``."""
+    from tallystick.sbom import make
+    from tallystick.sbom.links import links
+
+    scanned = {one.product: one.scanned for one in covered}
+    edges: dict[str, set[str]] = {}
+    for contents in build.contents:
+        for ref, needed in links(contents, scanned[contents.product].files).items():
+            edges.setdefault(ref, set()).update(needed)
+    return make.statement(build, make.make(build, created=make.created_of(build), links=edges))
+
+
+def provenance(build: Build, builder_id: str, source: Source | None) -> bytes:
+    """Return the provenance statement of ``build``. It names no time and no run, so that equal builds are equal."""
+    from tallystick.provenance import make
+
+    return make.statement(build, builder_id=builder_id, source=source)
