@@ -5,13 +5,16 @@ Source: sigstore/fulcio, docs/oid-info.md.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
+from tallystick.core.errors import TallystickError
 from tallystick.signing.records import Identity
 from tallystick.signing.refusals import refusal
 from tallystick.signing.root import Authority
@@ -20,6 +23,22 @@ ISSUER_V1 = ObjectIdentifier("1.3.6.1.4.1.57264.1.1")  # the issuer as raw text
 ISSUER_V2 = ObjectIdentifier("1.3.6.1.4.1.57264.1.8")  # the issuer as a DER UTF8String
 OTHER_NAME = ObjectIdentifier("1.3.6.1.4.1.57264.1.7")  # a SAN that is neither e-mail address nor URI
 _UTF8_STRING = 0x0C
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Turn what the parser raises into a refusal: it reads most fields only when they are asked for.
+
+    Raises:
+        NotGenuine: ``bundle.certificate``.
+    """
+    try:
+        yield
+    except TallystickError:
+        raise
+    except Exception as error:
+        want = "one that can be read"
+        raise refusal(what, "bundle.certificate", "certificate", want, str(error)) from None
 
 
 def load(der: bytes, what: str) -> x509.Certificate:
@@ -42,14 +61,12 @@ def identity(certificate: x509.Certificate, what: str) -> Identity:
     Raises:
         NotGenuine: ``bundle.identity``: no SAN or several, no issuer, or two that differ.
     """
-    try:
-        names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        names = []
+    with _reading(what):
+        names = _listed(certificate, x509.SubjectAlternativeName)
+        issuers = {_issuer_v1(certificate), _issuer_v2(certificate)} - {None}
     if len(names) != 1:
         raise refusal(what, "bundle.identity", "SAN", "exactly one name", f"{len(names)}")
     san = _name(names[0])
-    issuers = {_issuer_v1(certificate), _issuer_v2(certificate)} - {None}
     issuer = issuers.pop() if len(issuers) == 1 else None
     if not san or not issuer:
         raise refusal(
@@ -66,7 +83,8 @@ def issuing(
     Raises:
         NotGenuine: ``bundle.certificate``: it names none of them.
     """
-    name, key_id = certificate.issuer, _key_id(certificate, x509.AuthorityKeyIdentifier)
+    with _reading(what):
+        name, key_id = certificate.issuer, _key_id(certificate, x509.AuthorityKeyIdentifier)
     found = tuple(
         authority
         for authority in authorities
@@ -86,17 +104,22 @@ def sct(certificate: x509.Certificate, what: str) -> tuple[bytes, datetime]:
     Raises:
         NotGenuine: ``bundle.sct``: there is none, or more than one.
     """
-    try:
-        listed = list(
-            certificate.extensions.get_extension_for_class(
-                x509.PrecertificateSignedCertificateTimestamps
-            ).value
-        )
-    except x509.ExtensionNotFound:
-        listed = []
+    with _reading(what):
+        listed = _listed(certificate, x509.PrecertificateSignedCertificateTimestamps)
     if len(listed) != 1:
         raise refusal(what, "bundle.sct", "signed certificate timestamps", "exactly one", f"{len(listed)}")
     return listed[0].log_id, listed[0].timestamp.replace(tzinfo=UTC)
+
+
+def _listed(
+    certificate: x509.Certificate,
+    kind: type[x509.SubjectAlternativeName] | type[x509.PrecertificateSignedCertificateTimestamps],
+) -> list[Any]:
+    """Return the members of an extension that is a list; none when it is not there."""
+    try:
+        return list(certificate.extensions.get_extension_for_class(kind).value)
+    except x509.ExtensionNotFound:
+        return []
 
 
 @lru_cache(maxsize=64)
