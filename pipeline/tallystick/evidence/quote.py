@@ -19,6 +19,7 @@ from tallystick.formats import dcap_quote
 from tallystick.formats.dcap_quote import EnclaveReport, Quote, TdReport
 
 TDX_KIND, SGX_KIND = "tdx-quote", "sgx-quote"
+KINDS = (TDX_KIND, SGX_KIND)
 _TD_ATTRIBUTES = {"debug": 0, "septve_disable": 28, "protection_keys": 30, "key_locker": 31, "perfmon": 63}
 _SGX_DEBUG = 1  # ATTRIBUTES.FLAGS bit 1
 _HEX_DIGITS = b"0123456789abcdefABCDEF \r\n\t"
