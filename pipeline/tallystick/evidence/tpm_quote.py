@@ -1,0 +1,368 @@
+"""``tpm-quote``: is this quote by an attestation key that somebody we believe vouches for, and what does it say?
+
+Verified, each with its finding: the key's certificate chain at the given time, or the key itself; that it is a
+restricted signing key; the signature; the PCR selection against the registers that are claimed; the PCR
+digest; the event log against the registers; the nonce; the init-data.
+
+Sources: TCG TPM 2.0 Library 1.59, Part 3, TPM2_Quote; TCG PC Client Platform Firmware Profile 1.06, 3.3.4
+(which PCR is whose); Trustee, deps/verifier/src/tpm/mod.rs (claim names, the rule of PCR 8).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tallystick.core.digests import Digest
+from tallystick.core.errors import Malformed, NotGenuine
+from tallystick.core.findings import Finding
+from tallystick.evidence import tpm_chain, tpm_forms, tpm_keys
+from tallystick.evidence.chain import Chain, load_certificate, load_certificates
+from tallystick.evidence.claims import Claims
+from tallystick.evidence.endorsements import Endorsements, TrustedKey
+from tallystick.evidence.tpm_forms import TpmEvidence
+from tallystick.formats import eventlog, tpm
+from tallystick.signing.records import Endorser
+
+KIND = "tpm-quote"
+INIT_DATA_PCR = 8
+# A boot's log covers these. 10 is IMA's, with a log of its own; 16 and 23 are for debuggers and applications,
+# 17 to 22 for late launch.
+LOGGED_PCRS = (*range(10), *range(11, 16))
+_BANK = "sha256"
+_ZERO = bytes(32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """The attestation key, and on whose word."""
+
+    key: tpm_keys.AttestationKey
+    area: tpm.Public | None
+    roots: tuple[str, ...]
+    valid_from: datetime | None
+    valid_until: datetime | None
+    findings: tuple[Finding, ...]
+
+
+def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, at: datetime) -> Claims:
+    """Return the claims of a quote that is genuine at ``at``.
+
+    Args:
+        endorsements: files of :func:`endorsement`. Who is believed because of one is labelled by its key's digest.
+        nonce: as :func:`verify_under`.
+
+    Raises:
+        Malformed, Unsupported, NotGenuine: as :func:`verify_under`.
+    """
+    given = Endorsements()
+    for file in endorsements:
+        given = given.plus(endorsement(file))
+    return verify_under(data, given, at=at, nonce=nonce)
+
+
+def verify_under(
+    evidence: bytes,
+    endorsements: Endorsements,
+    *,
+    at: datetime,
+    nonce: bytes | None = None,
+    init_data: bytes | None = None,
+) -> Claims:
+    """Return what the quote in ``evidence`` claims, genuine under whom ``endorsements`` believes.
+
+    Args:
+        nonce: what ``extraData`` must be, to the byte. None leaves it to who compares ``report_data``.
+        init_data: SHA-256 of the init-data that PCR 8 must hold, and only that.
+
+    Raises:
+        Malformed, Unsupported: a structure breaks its format, or is of a kind that is not accepted.
+        NotGenuine: with a finding for every check that does not hold.
+    """
+    given = tpm_forms.parse(evidence)
+    quote, signature = tpm.parse_quote(given.message), tpm.parse_signature(given.signature)
+    log = None if given.event_log is None else eventlog.parse(given.event_log)
+    key = _attestation_key(given, endorsements, at)
+    pcrs = dict(given.pcrs)
+    findings = (
+        *key.findings,
+        *(tpm_keys.scheme_findings(key.area, signature) if key.area else ()),
+        *tpm_keys.signature_findings(key.key, signature, given.message),
+        *_selection_findings(quote, given.pcrs),
+        *_digest_findings(quote, signature, pcrs),
+        *_nonce_findings(quote, nonce),
+        *(_log_findings(log, pcrs) if log else ()),
+        *_init_data_findings(pcrs, init_data),
+    )
+    if findings:
+        raise NotGenuine(f"{KIND}: {findings[0].message}", findings=findings)
+    return Claims(
+        kind=KIND,
+        values=_claims(quote, pcrs, key.key),
+        roots=key.roots,
+        report_data=quote.extra_data,
+        valid_from=key.valid_from,
+        valid_until=key.valid_until,
+        notes=tuple(_notes(log, pcrs, nonce, init_data)),
+    )
+
+
+def show(evidence: bytes) -> dict[str, Any]:
+    """Return every field of ``evidence`` as JSON values. Nothing of it is verified."""
+    given = tpm_forms.parse(evidence)
+    quote, signature = tpm.parse_quote(given.message), tpm.parse_signature(given.signature)
+    shown: dict[str, Any] = {
+        "quote": {
+            "qualified_signer": quote.qualified_signer.hex(),
+            "extra_data": quote.extra_data.hex(),
+            "clock": quote.clock,
+            "reset_count": quote.reset_count,
+            "restart_count": quote.restart_count,
+            "safe": quote.safe,
+            "firmware_version": quote.firmware_version,
+            "selections": [{"bank": one.bank, "registers": list(one.registers)} for one in quote.selections],
+            "pcr_digest": quote.pcr_digest.hex(),
+        },
+        "signature": {
+            "algorithm": f"{signature.algorithm:04x}",
+            "hash": tpm.HASHES[signature.hash_algorithm],
+        },
+        "pcrs": {f"{register}": value.hex() for register, value in given.pcrs},
+    }
+    if given.key_spki is not None:
+        shown["ak_public"] = {"sha256": Digest.of(given.key_spki).hex}
+    if given.key_area is not None:
+        area = tpm.parse_public(given.key_area)
+        names = [flag.name for flag in area.attributes]
+        shown["ak_public_area"] = {"name": area.name.hex(), "attributes": names}
+    if given.certificate is not None:
+        shown["ak_certificate"] = _show_certificate(load_certificate(given.certificate, "AK certificate"))
+    if given.event_log is not None:
+        log = eventlog.parse(given.event_log)
+        shown["event_log"] = {"banks": list(log.banks), "events": len(log.events)}
+    return shown
+
+
+def endorsement(data: bytes, label: str = "") -> Endorsements:
+    """Return what the endorsement file ``data`` is: a believed authority, a link, or a believed key.
+
+    A certificate that names itself as its issuer is an authority, any other is collateral. A bare public key
+    (PEM, DER, or a TPM2B_PUBLIC as tpm2-tools writes it) is an attestation key that is believed as it is.
+
+    Args:
+        label: names whoever is believed because of this file; without one, the digest of its key does.
+
+    Raises:
+        Malformed: none of these.
+        NotGenuine: a public area that is not a restricted signing key's.
+    """
+    if b"-----BEGIN PUBLIC KEY-----" in data:
+        try:
+            return _believed(tpm_keys.from_spki(base64.b64decode(data.split(b"-----")[2])), label)
+        except (binascii.Error, IndexError):
+            raise Malformed("endorsement", at="PEM", want="a public key", got="other text") from None
+    if data[:1] != b"\x30" and b"-----BEGIN" not in data:
+        area = tpm.parse_sized_public(data)
+        if wrong := tpm_keys.attribute_findings(area):
+            raise NotGenuine(f"endorsement: {wrong[0].message}", findings=wrong)
+        return _believed(tpm_keys.from_area(area), label)
+    try:
+        certificates = load_certificates(data, "endorsement")
+    except Malformed:
+        if b"-----BEGIN" in data:
+            raise
+        return _believed(tpm_keys.from_spki(data), label)
+    found = Endorsements()
+    for certificate in certificates:
+        found = found.plus(_certificate(certificate, label))
+    return found
+
+
+def _attestation_key(given: TpmEvidence, endorsements: Endorsements, at: datetime) -> _Key:
+    """Return the key that the evidence is by, and whether anybody we believe vouches for it."""
+    area = None if given.key_area is None else tpm.parse_public(given.key_area)
+    leaf = None if given.certificate is None else load_certificate(given.certificate, "AK certificate")
+    said: list[tuple[str, tpm_keys.AttestationKey]] = []
+    if leaf is not None:
+        said.append(("ak_certificate", tpm_keys.from_spki(tpm_chain.spki(leaf))))
+    if area is not None:
+        said.append(("ak_public_area", tpm_keys.from_area(area)))
+    if given.key_spki is not None:
+        said.append(("ak_public", tpm_keys.from_spki(given.key_spki)))
+    if not said and len(endorsements.keys) == 1:
+        said.append(("endorsement", tpm_keys.from_spki(endorsements.keys[0].spki)))
+    if not said:
+        missing = Finding(
+            "tpm.ak.absent", "attestation key", "one in the evidence, or just one believed", "none"
+        )
+        raise NotGenuine(f"{KIND}: {missing.message}", findings=[missing])
+    name, key = said[0]
+    spki = tpm_keys.spki(key)
+    findings = [
+        Finding(
+            "tpm.ak-public.mismatch",
+            other,
+            f"the key of {name}",
+            f"sha256 {Digest.of(tpm_keys.spki(its)).hex}",
+        )
+        for other, its in said[1:]
+        if tpm_keys.spki(its) != spki
+    ]
+    findings += tpm_keys.attribute_findings(area) if area else ()
+    labels = tuple(believed.label for believed in endorsements.keys if believed.spki == spki)
+    if labels:
+        return _Key(
+            key=key, area=area, roots=labels[:1], valid_from=None, valid_until=None, findings=tuple(findings)
+        )
+    found = _chain(leaf, given, endorsements, at)
+    if isinstance(found, Finding):
+        return _Key(
+            key=key, area=area, roots=(), valid_from=None, valid_until=None, findings=(*findings, found)
+        )
+    label, chain, wrong = found
+    return _Key(
+        key=key,
+        area=area,
+        roots=(label,),
+        valid_from=chain.not_before,
+        valid_until=chain.not_after,
+        findings=(*findings, *wrong),
+    )
+
+
+def _chain(
+    leaf: x509.Certificate | None, given: TpmEvidence, endorsements: Endorsements, at: datetime
+) -> tuple[str, Chain, tuple[Finding, ...]] | Finding:
+    if leaf is None:
+        return Finding(
+            "tpm.ak-certificate.absent",
+            "ak_certificate",
+            "a certificate, or a key that is believed",
+            "neither",
+        )
+    links = [
+        load_certificate(der, "intermediate certificate") for der in (*given.links, *endorsements.collateral)
+    ]
+    return tpm_chain.find(leaf, endorsements.endorsers, links, at=at)
+
+
+def _selection_findings(quote: tpm.Quote, pcrs: tuple[tuple[int, bytes], ...]) -> Iterable[Finding]:
+    """Give where the quote is not about the registers that are claimed.
+
+    Trustee maps values to registers by their place alone; a quote over other registers would then pass.
+    """
+    want = f"{_BANK}: " + ",".join(str(register) for register, _ in pcrs)
+    got = "; ".join(f"{one.bank}: " + ",".join(map(str, one.registers)) for one in quote.selections)
+    if got != want:
+        yield Finding("tpm.pcr-selection.mismatch", "PCR selection of the quote", want, got)
+
+
+def _digest_findings(
+    quote: tpm.Quote, signature: tpm.Signature, pcrs: Mapping[int, bytes]
+) -> Iterable[Finding]:
+    """Give where the signed digest is not of the claimed values. Its hash is that of the signing scheme."""
+    data = b"".join(value for _, value in sorted(pcrs.items()))
+    want = hashlib.new(tpm.HASHES[signature.hash_algorithm], data, usedforsecurity=False).digest()
+    if not hmac.compare_digest(want, quote.pcr_digest):
+        yield Finding(
+            "tpm.pcr-digest.mismatch", "PCR digest of the quote", want.hex(), quote.pcr_digest.hex()
+        )
+
+
+def _nonce_findings(quote: tpm.Quote, nonce: bytes | None) -> Iterable[Finding]:
+    if nonce is not None and not hmac.compare_digest(nonce, quote.extra_data):
+        yield Finding("tpm.nonce.mismatch", "extraData of the quote", nonce.hex(), quote.extra_data.hex())
+
+
+def _log_findings(log: eventlog.EventLog, pcrs: Mapping[int, bytes]) -> Iterable[Finding]:
+    """Give every register that the log does not explain.
+
+    PCR 8 is the guest's for init-data when the boot's log leaves it alone.
+    """
+    replayed = eventlog.replay(log, _BANK)
+    for register in LOGGED_PCRS:
+        if register not in pcrs or (register == INIT_DATA_PCR and register not in replayed):
+            continue
+        want = replayed.get(register, _ZERO)
+        if want != pcrs[register]:
+            yield Finding(
+                f"tpm.eventlog.pcr{register:02}",
+                f"PCR {register}",
+                f"{want.hex()}, as the event log replays",
+                pcrs[register].hex(),
+            )
+
+
+def _init_data_findings(pcrs: Mapping[int, bytes], init_data: bytes | None) -> Iterable[Finding]:
+    """Give where PCR 8 is not ``SHA-256(0^32 || init_data)``: Trustee's rule, one extend from zero."""
+    if init_data is None:
+        return
+    want, got = hashlib.sha256(_ZERO + init_data).digest(), pcrs.get(INIT_DATA_PCR)
+    if want != got:
+        yield Finding("tpm.init-data.mismatch", "PCR 8", want.hex(), got.hex() if got else "not quoted")
+
+
+def _notes(
+    log: eventlog.EventLog | None, pcrs: Mapping[int, bytes], nonce: bytes | None, init_data: bytes | None
+) -> Iterable[Finding]:
+    """Give what was not there to be checked, so that a policy may require it."""
+    if log is None:
+        yield Finding("tpm.eventlog.absent", "event log", "one that explains the registers", "none")
+    if nonce is None:
+        yield Finding(
+            "tpm.nonce.not-given", "extraData of the quote", "compared with a nonce", "not compared"
+        )
+    held = pcrs.get(INIT_DATA_PCR, _ZERO)
+    explained = log is not None and INIT_DATA_PCR in eventlog.replay(log, _BANK)
+    if held != _ZERO and init_data is None and not explained:
+        yield Finding("tpm.init-data.not-given", "PCR 8", "compared with init-data", held.hex())
+
+
+def _claims(quote: tpm.Quote, pcrs: Mapping[int, bytes], key: tpm_keys.AttestationKey) -> Mapping[str, Any]:
+    values: dict[str, Any] = {f"pcr{register:02}": value.hex() for register, value in pcrs.items()}
+    values |= {
+        "ak_public": base64.b64encode(tpm_keys.spki(key)).decode("ascii"),
+        "report_data": quote.extra_data.hex(),
+        "firmware_version": quote.firmware_version,
+        "reset_count": quote.reset_count,
+        "restart_count": quote.restart_count,
+        "clock": quote.clock,
+        "safe": quote.safe,
+    }
+    if INIT_DATA_PCR in pcrs:
+        values["init_data"] = pcrs[INIT_DATA_PCR].hex()
+    return values
+
+
+def _certificate(certificate: x509.Certificate, label: str) -> Endorsements:
+    der = certificate.public_bytes(Encoding.DER)
+    if certificate.subject != certificate.issuer:
+        return Endorsements(collateral=(der,))
+    key = Digest.of(tpm_chain.spki(certificate))
+    endorser = Endorser(kind=tpm_chain.AK_AUTHORITY, label=label or str(key), spki=key, certificates=(der,))
+    return Endorsements(endorsers=(endorser,))
+
+
+def _believed(key: tpm_keys.AttestationKey, label: str) -> Endorsements:
+    spki = tpm_keys.spki(key)
+    return Endorsements(keys=(TrustedKey(label=label or str(Digest.of(spki)), spki=spki),))
+
+
+def _show_certificate(certificate: x509.Certificate) -> dict[str, Any]:
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "serial": f"{certificate.serial_number:x}",
+        "not_before": certificate.not_valid_before_utc.isoformat(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+        "sha256": Digest.of(certificate.public_bytes(Encoding.DER)).hex,
+    }
