@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from broker.world import new_world
 
 from tallystick.appraisal.records import Challenge
 from tallystick.broker.sessions import Attested
@@ -15,6 +16,22 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 @pytest.fixture(scope="session")
 def tee_key():
     return TeeKeyPair.make()
+
+
+@pytest.fixture
+def pair(tee_key):
+    return tee_key
+
+
+@pytest.fixture
+def world(tmp_path):
+    return new_world(tmp_path)
+
+
+@pytest.fixture
+def running(world):
+    with world.running() as found:
+        yield found
 
 
 @pytest.fixture

@@ -94,7 +94,6 @@ class Machine:
                 "pcrs": [value.hex() for value in pcrs],
             },
             "ak_certificate": b64(self.certificate),
-            "event_log": "",
         }
 
 

@@ -180,8 +180,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 async def _no_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     code = "method.not-allowed" if status == 405 else "path.unknown"
-    told = Answer(status, wire.BAD_PATH, "there is nothing at this path", code=code)
-    return await _answered(request, told)
+    return await _answered(request, wire.no_such_path(status, code))
 
 
 def _note(request: Request, **facts: str) -> None:

@@ -22,9 +22,9 @@ from tallystick.broker.tokens import create_key, load_key
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed
 from tallystick.core.files import read_file, write_file
+from tallystick.evidence.tpm_chain import AK_AUTHORITY
 from tallystick.signing.records import Endorser
 
-ENROLMENT = "tpm-enrolment"  # Endorser.kind: vouches for attestation keys, not for endorsement keys
 AK_USAGE = x509.ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate
 _LIFE = timedelta(days=3650)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -45,7 +45,7 @@ class EnrolmentAuthority:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         der = self.certificate.public_bytes(serialization.Encoding.DER)
-        return Endorser(kind=ENROLMENT, label=self.label, spki=Digest.of(spki), certificates=(der,))
+        return Endorser(kind=AK_AUTHORITY, label=self.label, spki=Digest.of(spki), certificates=(der,))
 
     def certify(self, key: rsa.RSAPublicKey, *, now: datetime, life: timedelta) -> x509.Certificate:
         """Return the certificate of an attestation key that has been proven to live in such a TPM."""

@@ -31,6 +31,7 @@ from tallystick.broker.store import Batch, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
 from tallystick.core.errors import Misuse
+from tallystick.evidence.endorsements import Endorsements
 from tallystick.policy import document
 from tallystick.release import metadata, roles
 from tallystick.release.channel import pinned_root, policies_of, release_digests
@@ -107,7 +108,7 @@ def open_broker(
         log_key=logkey.load(home.log_key),
         manufacturers=manufacturers,
         authorities=authorities,
-        endorsers=tuple(one.endorser() for one in authorities),
+        endorsements=Endorsements(endorsers=tuple(one.endorser() for one in authorities)),
         sessions=Sessions(limit=config.limits.sessions, life=config.lifetimes.session),
         enrolments=Enrolments(limit=config.limits.enrolments, life=config.lifetimes.enrolment),
         threads=ThreadPoolExecutor(config.threads, thread_name_prefix="broker"),
@@ -132,9 +133,9 @@ def channel_loader(trust: Trust, channel: str) -> Loader:
 
 def open_configured(config: BrokerConfig) -> Broker:
     """Return a broker that trusts what its trust file says; errors as :func:`open_broker`, and the file's own."""
-    from tallystick.signing import trust
+    from tallystick.signing.trust import load
 
-    return open_broker(config, trust=trust.load(config.trust))
+    return open_broker(config, trust=load(config.trust))
 
 
 def _policies(config: BrokerConfig, store: Store, ledger: Ledger, load: Loader) -> PolicySource:

@@ -230,14 +230,20 @@ def _loaded(name: str, verified: Verified, read: Reader) -> LoadedPolicy:
         raise NotGenuine(finding.message, findings=[finding])
     _check_roots(normal)
     listed = verified.releases - verified.policies.revoked
-    live = tuple(release for release in normal.releases if release.digest in listed)
-    gone = tuple(release for release in normal.releases if release.digest not in listed)
+    gone = frozenset(release.digest for release in normal.releases) - listed
+    return loaded(data, normal, gone)
+
+
+def loaded(data: bytes, normal: NormalForm, gone: frozenset[Digest]) -> LoadedPolicy:
+    """Return a compiled policy, apart from the releases in ``gone``, which it named and may not permit."""
+    live = tuple(release for release in normal.releases if release.digest not in gone)
+    rest = tuple(release for release in normal.releases if release.digest in gone)
     return LoadedPolicy(
-        name=name,
+        name=normal.policy,
         digest=Digest.of(data),
         data=data,
         live=prepare(replace(normal, releases=live)),
-        gone=prepare(replace(normal, releases=gone)),
+        gone=prepare(replace(normal, releases=rest)),
     )
 
 

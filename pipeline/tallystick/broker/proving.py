@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,14 +12,15 @@ from tallystick.appraisal.records import Challenge
 from tallystick.broker.sessions import Session
 from tallystick.core.errors import NotGenuine, Unsupported
 from tallystick.core.findings import Finding
+from tallystick.evidence import tpm_quote
 from tallystick.evidence.claims import Claims
+from tallystick.evidence.endorsements import Endorsements
 from tallystick.handshake import binding, initdata
-from tallystick.handshake.kbs import Attestation
+from tallystick.handshake.kbs import Attestation, encode
 from tallystick.handshake.teekey import TeePublicKey
-from tallystick.signing.records import Endorser
 
-# KBS tee -> evidence kind. A tee that is not here is refused at the first message.
-KINDS = {"tpm": "tpm-quote"}
+# KBS tee -> what verifies its evidence. A tee that is not here is refused at the first message.
+VERIFIERS: dict[str, Callable[..., Claims]] = {"tpm": tpm_quote.verify_under}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Proven:
     claims: Claims
     challenge: Challenge
     public_key: TeePublicKey
-    init_data: dict[str, Any] | None  # what the init-data text says, once its digest is in the evidence
+    init_data: dict[str, Any] | None  # what the init-data text says, whose digest is in the evidence
 
 
 def check_tee(tee: str) -> str:
@@ -38,12 +39,12 @@ def check_tee(tee: str) -> str:
     Raises:
         Unsupported: it can not.
     """
-    if tee not in KINDS:
-        raise Unsupported("KBS request", at="tee", want="one of " + ", ".join(KINDS), got=tee)
+    if tee not in VERIFIERS:
+        raise Unsupported("KBS request", at="tee", want="one of " + ", ".join(VERIFIERS), got=tee)
     return tee
 
 
-def prove(session: Session, message: Attestation, endorsers: Sequence[Endorser], *, now: datetime) -> Proven:
+def prove(session: Session, message: Attestation, endorsements: Endorsements, *, now: datetime) -> Proven:
     """Return what ``message`` proves in ``session``. Cheap checks come first.
 
     Raises:
@@ -62,36 +63,35 @@ def prove(session: Session, message: Attestation, endorsers: Sequence[Endorser],
         additional_evidence=message.additional_evidence,
         algorithm=binding.choose_hash(session.tee, ()),
     )
-    claims = _verify(session.tee, message.primary_evidence, endorsers, now=now)
-    if not hmac.compare_digest(claims.report_data, digest):
-        raise _refuse(
-            "attestation.report-data",
-            "report data (nonce and public key)",
-            digest.hex(),
-            claims.report_data.hex(),
-        )
+    init_data = _init_data(message.init_data)
+    claims = VERIFIERS[session.tee](
+        encode(message.primary_evidence),
+        endorsements,
+        at=now,
+        nonce=digest,
+        init_data=None if message.init_data is None else initdata.digest(_bytes(message.init_data)),
+    )
+    if not hmac.compare_digest(claims.report_data, digest):  # whatever the kind's own module compared
+        where = "report data (nonce and public key)"
+        raise _refuse("attestation.report-data", where, digest.hex(), claims.report_data.hex())
     return Proven(
         claims=claims,
         challenge=Challenge(report_data=digest, issued_at=session.issued_at),
         public_key=message.tee_pubkey,
-        init_data=_init_data(message.init_data, claims),
+        init_data=init_data,
     )
 
 
-def _init_data(text: str | None, claims: Claims) -> dict[str, Any] | None:
-    """Return what the init-data says, when the evidence carries its digest; None when none was sent."""
+def _init_data(text: str | None) -> dict[str, Any] | None:
+    """Return what the init-data says; None when none was sent. Its digest is held against the evidence."""
     if text is None:
         return None
-    body = text.encode("utf-8", "surrogatepass")
-    found = initdata.parse(body)
-    want, got = initdata.pcr8(body).hex(), str(claims.values.get("init_data"))
-    if want != got:
-        raise _refuse("attestation.init-data", "PCR 8 (init-data)", want, got)
+    found = initdata.parse(_bytes(text))
     return {"version": initdata.VERSION, "algorithm": found.algorithm, "data": dict(found.data)}
 
 
-def _verify(tee: str, evidence: Any, endorsers: Sequence[Endorser], *, now: datetime) -> Claims:
-    raise NotImplementedError
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _refuse(code: str, where: str, want: str, got: str) -> NotGenuine:

@@ -58,6 +58,11 @@ class Verdict:
         said: dict[str, Any] = {"findings": whole(self.findings)}
         if self.policy is not None:
             said["policy_name"] = self.policy.name
+            said["gone"] = sorted(str(release.digest) for release in self.policy.gone.form.releases)
+        if self.state is not None and self.policy is not None:
+            said["revoked"] = [digest for digest in said["gone"] if digest in self.state.revoked]
+        if self.decision is not None and self.decision.allowed and self.findings:
+            said["withheld"] = True  # the policy allowed it; the key itself could not leave
         if self.decision is not None and self.decision.nearest is not None:
             said["nearest"] = str(self.decision.nearest)
         return said

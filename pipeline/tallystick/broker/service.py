@@ -27,8 +27,9 @@ from tallystick.broker.store import Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import KeyId, Vault, key_id
 from tallystick.core.digests import Digest
-from tallystick.core.errors import NotGenuine, Refused, TallystickError, Unreachable
+from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.core.findings import Finding
+from tallystick.evidence.endorsements import Endorsements
 from tallystick.handshake import binding
 from tallystick.handshake.kbs import (
     Activation,
@@ -62,7 +63,7 @@ class Broker:
     log_key: LogKey
     manufacturers: tuple[Endorser, ...]  # whose endorsement keys may enrol
     authorities: tuple[EnrolmentAuthority, ...]  # who certify attestation keys, one for each label
-    endorsers: tuple[Endorser, ...]  # whose word evidence may rest on: the authorities
+    endorsements: Endorsements  # whose word evidence may rest on: the authorities
     sessions: Sessions
     enrolments: enrolling.Enrolments
     threads: ThreadPoolExecutor
@@ -125,7 +126,10 @@ class Broker:
         attested = self.sessions.find(cookie, now=now).attested
         if attested is None:
             raise wire.not_attested()
-        key = key_id(path)
+        try:
+            key = key_id(path)
+        except Malformed:
+            raise wire.no_such_path() from None
         outcome = await self._in_thread(lambda: self._decided(key, attested, now))
         verdict = outcome.verdict
         public = {**verdict.public(), "attestation": attested.attestation}
@@ -182,7 +186,7 @@ class Broker:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     def _attested(self, session: Session, message: Attestation, now: datetime) -> tuple[Proven, Entry, str]:
-        proven = prove(session, message, self.endorsers, now=now)
+        proven = prove(session, message, self.endorsements, now=now)
         state: PolicyState | None
         try:
             state = self.policies.current(now)

@@ -19,7 +19,6 @@ ATTESTATION = "AttestationError"
 POLICY_DENY = "PolicyDeny"
 NO_TOKEN = "TokenNotFound"  # noqa: S105 - the protocol's name of an error
 BAD_PATH = "InvalidRequestPath"
-NO_RESOURCE = "PluginNotFound"
 SERIALIZATION = "SerdeError"
 INTERNAL = "PluginInternalError"
 
@@ -67,6 +66,11 @@ def not_attested() -> Answer:
     """Return the answer to a fetch without an attested session. A bearer token alone is one of those."""
     detail = "a key is released to a session that has attested; a token alone does not release one here"
     return Answer(401, NO_TOKEN, detail, code="session.not-attested")
+
+
+def no_such_path(status: int = 404, code: str = "path.unknown") -> Answer:
+    """Return the answer to a request for what is not there."""
+    return Answer(status, BAD_PATH, "there is nothing at this path", code=code)
 
 
 def denied(findings: Iterable[Finding], *, own: Sequence[Finding], decision: str) -> Answer:

@@ -43,7 +43,7 @@ def init(workdir: Workdir = None, passphrase_file: PassphraseFile = None, as_jso
     """Make a broker: an empty vault, a log with its key, and a store."""
     from tallystick.broker import opening
 
-    home = _home(workdir)
+    home = broker_home(workdir)
     line = opening.create(home, passphrase=_passphrase(passphrase_file))
     emit(
         {"broker": str(home.folder), "log_verifier": line},
@@ -143,7 +143,7 @@ def list_keys(
     """List the keys, live and destroyed, with their channels."""
     from tallystick.broker.vault import Vault
 
-    vault = Vault.open(_home(workdir).vault, passphrase=_passphrase(passphrase_file))
+    vault = Vault.open(broker_home(workdir).vault, passphrase=_passphrase(passphrase_file))
     found = [_record(record) for record in vault.records()]
     rows = [
         f"{one['key']}  {one['channel']}  {one['state']}  {one['origin']}  {one['made_at']}" for one in found
@@ -162,7 +162,7 @@ def verify_log(
     """Read the whole log again: hashes, high-water marks, and that every record opens its leaf's commitment."""
     from tallystick.broker import audit
 
-    report = audit.verify(_home(workdir), earlier=_text(checkpoint))
+    report = audit.verify(broker_home(workdir), earlier=_text(checkpoint))
     counts = ", ".join(f"{count} {kind}" for kind, count in report["kinds"].items()) or "no decisions"
     words = (
         f"the log holds: {report['size']} leaves ({counts}), root {report['root']}\n{report['checkpoint']}"
@@ -179,7 +179,7 @@ def prove(
     """Print a decision's leaf with the proof that it is in the log, which anybody can check."""
     from tallystick.broker import audit
 
-    proof = audit.prove(_home(workdir), decision)
+    proof = audit.prove(broker_home(workdir), decision)
     words = [
         f"leaf {proof['index']} of {proof['size']}: {proof['leaf']}",
         *proof["hashes"],
@@ -198,7 +198,7 @@ def export(
 
     from tallystick.broker import audit
 
-    for leaf in audit.export(_home(workdir), start=start):
+    for leaf in audit.export(broker_home(workdir), start=start):
         sys.stdout.write(leaf.decode("utf-8") + "\n")
 
 
@@ -216,7 +216,7 @@ def _operate(
     from tallystick.broker.keyops import Action, KeyOperation
     from tallystick.broker.vault import key_id
 
-    home = _home(workdir)
+    home = broker_home(workdir)
     operation = KeyOperation(action=Action(action), key=key_id(key), channel=channel, secret=secret)
     answer = _ask(home, operation) or _do(home, operation, _passphrase(passphrase_file))
     words = (
@@ -269,7 +269,8 @@ def _workdir(given: Path | None) -> Path:
     return Path(home) if home else Path.home() / ".local" / "share" / "tallystick"
 
 
-def _home(workdir: Path | None) -> Home:
+def broker_home(workdir: Path | None) -> Home:
+    """Return the folder of the broker in a work directory, the default one when none was named."""
     from tallystick.broker.config import Home
 
     return Home(_workdir(workdir) / "broker")

@@ -1,0 +1,171 @@
+"""Why a decision was what it was: its record, checked against the log, and decided again by the same evaluator.
+
+For the operator: it shows what the policy wants, which the refused workload was not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+from tallystick.appraisal.records import Challenge
+from tallystick.broker.config import Home
+from tallystick.broker.decisions import Kind, check_opens, codes, parse_leaf, parse_record
+from tallystick.broker.policies import LoadedPolicy, PolicyState, loaded
+from tallystick.broker.releasing import judge
+from tallystick.broker.sessions import Attested
+from tallystick.broker.store import Store
+from tallystick.core.digests import Digest
+from tallystick.core.errors import NotGenuine
+from tallystick.core.findings import Finding
+from tallystick.evidence.claims import Claims
+from tallystick.handshake.teekey import TeePublicKey
+from tallystick.policy import document
+from tallystick.policy.normal import PermittedRelease
+from tallystick.tlog.log import Log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One decision as the operator reads it. Its record has opened the log's commitment."""
+
+    decision: str
+    kind: Kind
+    at: datetime
+    said: Mapping[str, Any]  # what the log says of it: key, policy, release, codes
+    findings: tuple[Finding, ...]  # every reason, with what was wanted and what was got
+    policy: str  # the policy's name; empty where none applied
+    release: PermittedRelease | None  # that matched
+    nearest: PermittedRelease | None  # that came closest, when none matched
+    leaf: int  # in the log
+    size: int  # of the log
+    again: (
+        bool | None
+    )  # decided again from the record: the same answer; None where there is nothing to decide
+
+    def document(self) -> dict[str, Any]:
+        """Return the explanation as ``--json`` prints it."""
+        return {
+            **self.said,
+            "findings": [finding.document() for finding in self.findings],
+            "policy_name": self.policy or None,
+            "release": _release(self.release),
+            "nearest": _release(self.nearest),
+            "log": {"index": self.leaf, "size": self.size},
+            "decided_again": self.again,
+        }
+
+
+def explain(home: Home, decision: str) -> Explanation:
+    """Return why ``decision`` was what it was.
+
+    Raises:
+        Refused: this broker never made it (``decision.unknown``).
+        NotGenuine: its record is not what the log commits to, or the log does not hold.
+    """
+    store = Store.open(home.store)
+    try:
+        kept = store.decision(decision)
+        log = Log.read(home.log)
+        leaf = parse_leaf(log.entry(kept.leaf))
+        check_opens(leaf, kept.record)
+        record = parse_record(kept.record)
+        policy = _policy(store, record)
+        findings = tuple(map(_finding, record["details"].get("findings", ())))
+        nearest = record["details"].get("nearest")
+        return Explanation(
+            decision=decision,
+            kind=Kind(record["kind"]),
+            at=datetime.fromisoformat(record["at"]),
+            said={name: value for name, value in leaf.items() if name not in ("schema", "commitment")},
+            findings=findings,
+            policy=record["details"].get("policy_name", ""),
+            release=_named(policy, record.get("release")),
+            nearest=_named(policy, nearest),
+            leaf=kept.leaf,
+            size=log.size,
+            again=_again(store, log, record, policy),
+        )
+    finally:
+        store.close()
+
+
+def _again(store: Store, log: Log, record: Mapping[str, Any], policy: LoadedPolicy | None) -> bool | None:
+    """Return whether the evaluator still says what it said: same claims, same policy, same moment."""
+    if policy is None or "attestation" not in record:
+        return None
+    attested = _attested(store, log, record["attestation"])
+    state = PolicyState(
+        channel=record["channel"],
+        version=record["channel_version"],
+        expires=datetime.fromisoformat(record["at"]),
+        revoked=tuple(record["details"]["revoked"]),
+        policies=(policy,),
+        by_key=MappingProxyType({rule.key: policy for rule in policy.live.form.keys}),
+        unusable=(),
+    )
+    verdict = judge(record["key"], attested, state, now=datetime.fromisoformat(record["at"]))
+    if record["kind"] == Kind.RELEASE.value or record["details"].get("withheld"):
+        return verdict.allowed
+    return not verdict.allowed and codes(verdict.findings) == record["codes"]
+
+
+def _attested(store: Store, log: Log, attestation: str) -> Attested:
+    """Return what an attestation proved, from its own record."""
+    kept = store.decision(attestation)
+    check_opens(parse_leaf(log.entry(kept.leaf)), kept.record)
+    details = parse_record(kept.record)["details"]
+    claims, challenge = details["claims"], details["challenge"]
+    since, until = (None if end is None else datetime.fromisoformat(end) for end in claims["valid"])
+    return Attested(
+        attestation=attestation,
+        claims=Claims(
+            kind=claims["kind"],
+            values=claims["values"],
+            roots=tuple(claims["roots"]),
+            report_data=bytes.fromhex(claims["report_data"]),
+            valid_from=since,
+            valid_until=until,
+            notes=tuple(map(_finding, claims["notes"])),
+        ),
+        challenge=Challenge(
+            report_data=bytes.fromhex(challenge["report_data"]),
+            issued_at=datetime.fromisoformat(challenge["issued_at"]),
+        ),
+        public_key=TeePublicKey.parse(details["public_key"]),
+    )
+
+
+def _policy(store: Store, record: Mapping[str, Any]) -> LoadedPolicy | None:
+    """Return the policy that decided, as it stood then."""
+    named = record.get("policy")
+    if named is None:
+        return None
+    digest = Digest.parse(named)
+    data = store.policy(digest.value)
+    if data is None or Digest.of(data) != digest:
+        got = "no policy" if data is None else str(Digest.of(data))
+        finding = Finding("policy.record", "policy of the decision", str(digest), got)
+        raise NotGenuine(finding.message, findings=[finding])
+    gone = frozenset(map(Digest.parse, record["details"].get("gone", ())))
+    return loaded(data, document.read(data), gone)
+
+
+def _named(policy: LoadedPolicy | None, digest: str | None) -> PermittedRelease | None:
+    if policy is None or digest is None:
+        return None
+    known = (*policy.live.form.releases, *policy.gone.form.releases)
+    return next((release for release in known if str(release.digest) == digest), None)
+
+
+def _finding(said: Mapping[str, str]) -> Finding:
+    return Finding(said["code"], said["where"], said["want"], said["got"])
+
+
+def _release(release: PermittedRelease | None) -> dict[str, str] | None:
+    if release is None:
+        return None
+    return {"digest": str(release.digest), "name": release.name, "version": release.version}
