@@ -85,10 +85,16 @@ class World:
         files: Any = builds.FILES,
         rebuilt_by: Sequence[str] = ("rebuilder",),
         change: Any = None,
+        edit: Any = None,
         platform: str = "qemu-vtpm",
     ) -> index.Index:
-        """Write a release into ``folder``: built, signed and rebuilt. ``change`` edits it before the index."""
+        """Write a release into ``folder``: built, signed and rebuilt. ``change`` edits it before the index.
+
+        ``edit`` returns another Build before any statement is made.
+        """
         made = builds.make(files)
+        if edit:
+            made = replace(made, build=edit(made.build))
         unsigned(folder, made, builder_id=builder_id, platform=platform)
         if change:
             change(folder)
@@ -136,7 +142,8 @@ def unsigned(folder: Path, made: builds.Made, *, builder_id: str, platform: str)
         write(folder / "derivations" / path.removeprefix("/nix/store/"), text)
     write(folder / "nix/default.nix", b"{ }: { }\n")
     write(folder / "seeds/lock.json", b"{}\n")
-    write(folder / "firmware/ovmf.fd", b"firmware")
+    for blob in build.firmware:
+        write(folder / blob.path, builds.FIRMWARE)
     write(folder / "statements/provenance.json", provenance.statement(build, builder_id=builder_id))
     bom = sbom.make(build, created=sbom.created_of(build))
     write(folder / "statements/sbom.json", sbom.statement(build, bom))
@@ -145,7 +152,7 @@ def unsigned(folder: Path, made: builds.Made, *, builder_id: str, platform: str)
         platform=platform,
         evidence_kind="tpm-quote",
         image=image.digest,
-        firmware=Digest.of(b"firmware"),
+        firmware=Digest.of(builds.FIRMWARE),
         shape=(("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu")),
         values=(("pcr04", Digest.of(b"pcr4" + image.digest.value).hex), ("pcr11", "0" * 64)),
         waived=(),

@@ -71,9 +71,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
     if seen.at is not None and now < seen.at:
         raise _refusal("clock", "now", f"at or after {seen.at.isoformat()}", now.isoformat())
     root = _latest_root(read, pinned_root, seen)
-    name = roles.channel_name(root.signed)
-    if name != channel:
-        raise _false("channel", "root", channel, name or "no channel name")
+    _check_channel("root", root.signed, channel)
     _check_expiry("root", root.signed, now)
 
     timestamp: Metadata[Timestamp] = _load(read, "timestamp", None, root, "timestamp")
@@ -87,6 +85,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
         _check_version(file.removesuffix(".json"), meta.version, seen)
 
     targets: Metadata[Targets] = _load(read, "targets", _meta(snapshot.signed, "targets"), root, "targets")
+    _check_channel("targets", targets.signed, channel)
     _check_expiry("targets", targets.signed, now)
     findings = tuple(roles.unfit(root.signed, targets.signed))
     if findings:
@@ -101,6 +100,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
     delegated: dict[str, Metadata[Targets]] = {}
     for role in (delegations.roles or {}) if delegations else {}:
         found: Metadata[Targets] = _load(read, role, _meta(snapshot.signed, role), targets, role)
+        _check_channel(role, found.signed, channel)
         _check_expiry(role, found.signed, now)
         check_role(role, found, targets.signed, people)
         delegated[role] = found
@@ -282,6 +282,13 @@ def _meta(snapshot: Snapshot, role: str) -> MetaFile:
 def _check_version(role: str, version: int, seen: HighWater) -> None:
     if version < seen.version(role):
         raise _false("rollback", role, f"version {seen.version(role)} or later", f"version {version}")
+
+
+def _check_channel(role: str, signed: Root | Targets, channel: str) -> None:
+    """The same people hold keys of several channels: what they sign for one must not pass in another."""
+    name = roles.channel_name(signed)
+    if name != channel:
+        raise _false("channel", role, channel, name or "no channel name")
 
 
 def _check_expiry(role: str, signed: Signed, now: datetime) -> None:

@@ -23,7 +23,7 @@ POLICIES = "policies"
 SHARED = (RELEASES, POLICIES)  # roles that a threshold of people signs
 TOP = ("root", "timestamp", "snapshot", "targets")
 LEAST_THRESHOLD = 2  # below it one person could do it alone
-CHANNEL_FIELD = "x-tallystick-channel"  # in root and targets metadata: what this channel is
+CHANNEL_FIELD = "x-tallystick-channel"  # in all that people sign: which channel it is for, and its settings
 CHANGE_FIELD = "x-tallystick-change"  # in releases and policies metadata: who proposed this version
 PERSON_FIELD = "x-tallystick-person"  # in a key: whose it is
 _REVOCATIONS = "revocations-"
@@ -102,18 +102,15 @@ def settings_of(root: Root, targets: Targets) -> Settings:
         raise Malformed("channel", at=CHANNEL_FIELD, want="name, platforms", got=repr(said))
     if not platforms or not all(isinstance(name, str) and _plain(name) for name in platforms):
         raise Malformed("channel", at="platforms", want="at least one platform", got=repr(platforms))
-    name = channel_name(root)
-    if said["name"] != name:
-        raise Malformed("channel", at="name", want=name, got=repr(said["name"]))
     delegations = targets.delegations
     releases = (delegations.roles or {}).get(RELEASES) if delegations else None
     threshold = releases.threshold if releases else 0
-    return Settings(name=name, platforms=tuple(platforms), threshold=threshold)
+    return Settings(name=channel_name(root), platforms=tuple(platforms), threshold=threshold)
 
 
-def channel_name(root: Root) -> str:
-    """Return the name of the channel that ``root`` is for; "" when it does not say."""
-    said: Any = root.unrecognized_fields.get(CHANNEL_FIELD)
+def channel_name(signed: Root | Targets) -> str:
+    """Return the name of the channel that ``signed`` is for; "" when it does not say."""
+    said: Any = signed.unrecognized_fields.get(CHANNEL_FIELD)
     name = said.get("name") if isinstance(said, Mapping) else None
     return name if isinstance(name, str) else ""
 

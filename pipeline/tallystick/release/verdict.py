@@ -16,7 +16,7 @@ from tallystick.core.findings import Finding
 from tallystick.formats import intoto, vsa
 from tallystick.formats.slsa import Resource
 from tallystick.formats.vsa import Summary
-from tallystick.release import names
+from tallystick.release import links, names
 from tallystick.release.records import Index, VerifiedRelease
 from tallystick.signing.records import Identity, Trust, VerifiedStatement
 from tallystick.signing.verify import Verifier
@@ -56,8 +56,8 @@ def make(
 def inputs_of(release: VerifiedRelease) -> tuple[tuple[str, Digest], ...]:
     """Return every attestation that a release rests on: its bundles and its rebuild links, by file."""
     bundles = [(names.bundle_file(name), found.bundle) for name, found in release.statements]
-    links = [(f"links/{file}", digest) for file, digest in release.quorum.links]
-    return tuple(sorted((*bundles, *links)))
+    rebuilds = [(f"{links.FOLDER}/{file}", digest) for file, digest in release.quorum.links]
+    return tuple(sorted((*bundles, *rebuilds)))
 
 
 def verify(
@@ -98,10 +98,11 @@ def _compared(
     inputs = tuple(
         (path, digest.hex)
         for path, digest in inputs_of(release)
-        if path in named or not path.startswith("links/")
+        if path in named or not path.startswith(f"{links.FOLDER}/")
     )
     subjects = tuple((subject.name, dict(subject.digests)) for subject in statement.subjects)
-    reproduced = [names.reproduced_level(n) for n in range(1, len(release.quorum.counted) + 1)]
+    counted = [f for f in release.quorum.counted if f"{links.FOLDER}/{links.file_name(f.keyid)}" in named]
+    reproduced = [names.reproduced_level(n) for n in range(1, len(counted) + 1)]
     level = summary.levels[-1] if summary.levels and summary.levels[-1] in reproduced else ""
     return [
         ("result", vsa.PASSED, summary.result),
