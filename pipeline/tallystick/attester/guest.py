@@ -109,30 +109,39 @@ def console(event: str, **values: object) -> None:
     sys.stdout.flush()
 
 
-def explain(say: Say, error: TallystickError) -> int:
-    """Say why the workload did not answer, and return the exit code."""
-    event = "refused" if error.exit in (Exit.REFUSED, Exit.NOT_GENUINE) else "failed"
-    findings = [finding.document() for finding in error.findings]
-    say(event, code=error.code, message=error.message, findings=findings)
-    return int(error.exit)
+def supervise(work: Callable[[], None], say: Say) -> int:
+    """Do ``work``, say why it did not end well, and return the exit code."""
+    try:
+        work()
+    except TallystickError as error:
+        event = "refused" if error.exit in (Exit.REFUSED, Exit.NOT_GENUINE) else "failed"
+        findings = [finding.document() for finding in error.findings]
+        say(event, code=error.code, message=error.message, findings=findings)
+        return int(error.exit)
+    except Exception as error:  # the console is the host's: a traceback could show it a value
+        say("failed", code="bug", message=f"a bug of ours: {type(error).__name__}", findings=[])
+        return int(Exit.BUG)
+    return int(Exit.OK)
 
 
 def main() -> int:
     """Run the workload on this machine's own devices."""
     console("started")
-    try:
-        _wait_for(DISK)
-        with DataDisk(DISK) as disk:
-            tpm = open_tpm()
-            try:
-                machine = Machine(tpm=tpm, event_log=read_event_log())
-                run(disk, machine, console, prompts_of(disk, console))
-            finally:
-                tpm.close()
-    except TallystickError as error:
-        return explain(console, error)
-    console("done")
-    return int(Exit.OK)
+    code = supervise(_on_devices, console)
+    if code == Exit.OK:
+        console("done")
+    return code
+
+
+def _on_devices() -> None:
+    _wait_for(DISK)
+    with DataDisk(DISK) as disk:
+        tpm = open_tpm()
+        try:
+            machine = Machine(tpm=tpm, event_log=read_event_log())
+            run(disk, machine, console, prompts_of(disk, console))
+        finally:
+            tpm.close()
 
 
 def _wait_for(path: Path) -> None:

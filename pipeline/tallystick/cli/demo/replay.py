@@ -20,7 +20,6 @@ from tallystick.attester.tpm import Tpm, open_tpm
 from tallystick.cli.demo.machine import Outcome
 from tallystick.cli.demo.softtpm import emulator
 from tallystick.core.digests import Algorithm, Digest
-from tallystick.core.errors import TallystickError
 from tallystick.formats import eventlog
 from tallystick.handshake import initdata
 from tallystick.measure.records import Event
@@ -45,12 +44,13 @@ class ReplayMachine:
             events.append((round(time.monotonic() - start, 3), {"event": event, **values}))
 
         machine = guest.Machine(tpm=self.tpm, event_log=self.event_log, broker_url=broker_url)
-        try:
+
+        def work() -> None:
             with DataDisk(disk) as data:
                 guest.run(data, machine, say, guest.prompts_of(data, say))
             say("done")
-        except TallystickError as error:
-            guest.explain(say, error)
+
+        guest.supervise(work, say)
         seconds = round(time.monotonic() - start, 3)
         return Outcome(lines=(), events=tuple(events), seconds=seconds, timed_out=False)
 

@@ -147,11 +147,24 @@ def tool(name: str) -> str:
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return once somebody listens at ``path``. The file is there a little earlier."""
     deadline = time.monotonic() + _START_SECONDS
-    while not path.exists():
+    while not _is_listening(path):
         if process.poll() is not None or time.monotonic() > deadline:
             raise Unreachable("swtpm did not start; is its state locked by another?", code="tpm.start")
         time.sleep(0.005)
+
+
+def _is_listening(path: Path) -> bool:
+    """Whether a unix socket takes connections, without making one: swtpm would take its end for the guest's.
+
+    Source: Linux, net/unix/af_unix.c, unix_seq_show: the flag __SO_ACCEPTCON is 0x10000.
+    """
+    for line in Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == str(path):
+            return int(fields[3], 16) & 0x10000 != 0
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,204 @@
+"""The workload on a software TPM: the order of its steps, what it checks, and what it never says."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from attester.little_broker import LittleBroker, serving
+
+from tallystick.attester import guest
+from tallystick.attester.disk import DataDisk
+from tallystick.attester.tpm import open_tpm
+from tallystick.cli.demo import model
+from tallystick.cli.demo.machine import parse_line, write_disk
+from tallystick.cli.demo.softtpm import emulator
+from tallystick.core.digests import Digest
+from tallystick.handshake import initdata, kbs
+
+KEYS = {
+    "weights": ("confidential-inference/weights/v1", bytes(range(32))),
+    "tokenizer": ("confidential-inference/tokenizer/v1", bytes(range(100, 132))),
+}
+WEIGHTS, TOKENIZER = model.train(model.corpus())
+PARTS = {"weights": WEIGHTS, "tokenizer": TOKENIZER}
+
+
+class World:
+    """A broker, a TPM in power, and a disk; ``events`` is what the guest said."""
+
+    def __init__(self, broker, tpm, path):
+        self.broker, self.tpm, self.path = broker, tpm, path
+        self.events: list[dict[str, object]] = []
+
+    def say(self, event: str, **values: object) -> None:
+        self.events.append({"event": event, **values})
+
+    def deploy(
+        self, parts=PARTS, keys=KEYS, *, prompt: str | None = "why?", change=lambda deployment: deployment
+    ):
+        deployment = change(model.seal(parts, keys, broker_url=self.broker.url))
+        write_disk(self.path, deployment.init_data, deployment.files, prompt=prompt)
+        return deployment
+
+    def run(self) -> int:
+        machine = guest.Machine(tpm=self.tpm, event_log=b"")
+        return guest.supervise(
+            lambda: guest.run(self.disk(), machine, self.say, guest.prompts_of(self.disk(), self.say)),
+            self.say,
+        )
+
+    def disk(self) -> DataDisk:
+        return DataDisk(self.path)
+
+    def names(self) -> list[object]:
+        return [event["event"] for event in self.events]
+
+
+@pytest.fixture
+def world(tpm_state, tmp_path):
+    with serving(LittleBroker(dict(KEYS.values()))) as broker, emulator(tpm_state) as path:
+        tpm = open_tpm(str(path))
+        tpm.startup()
+        yield World(broker, tpm, tmp_path / "disk")
+        tpm.shutdown()
+        tpm.close()
+
+
+def test_it_measures_proves_fetches_opens_and_answers(world):
+    deployment = world.deploy()
+    assert world.run() == 0
+    assert world.names() == ["measured", "attested", "opened", "opened", "answer"]
+    assert world.events[0]["init_data"] == str(Digest.of(deployment.init_data))
+    assert len(world.events[-1]["text"]) == guest.ANSWER_LETTERS
+
+
+def test_init_data_is_in_the_quote_that_asks_for_keys(world):
+    deployment = world.deploy()
+    world.run()
+    pcrs = world.broker.attestation.primary_evidence["tpm_quote"]["pcrs"]
+    assert pcrs[8] == initdata.pcr8(deployment.init_data).hex()
+    assert world.broker.attestation.init_data == deployment.init_data.decode()
+
+
+def test_no_line_holds_a_key(world):
+    world.deploy()
+    world.run()
+    said = json.dumps(world.events)
+    for _, key in KEYS.values():
+        assert key.hex() not in said
+        assert kbs.b64(key) not in said
+
+
+def test_each_part_has_a_key_of_its_own(world):
+    world.deploy()
+    world.run()
+    asked = [path for path, _ in world.broker.seen if path.startswith(kbs.RESOURCE_PATH)]
+    assert asked == [kbs.RESOURCE_PATH + path for path, _ in KEYS.values()]
+
+
+def refused(world, event: str, code: str, words: str) -> None:
+    assert world.run() != 0
+    last = world.events[-1]
+    assert (last["event"], last["code"]) == (event, code)
+    assert words in last["message"]
+    assert "answer" not in world.names()
+
+
+def test_a_swapped_file_is_seen_before_a_key_is_asked_for(world):
+    def swap(deployment):
+        sealed = dict(deployment.files)
+        sealed["weights.tsenc"] = sealed["tokenizer.tsenc"]
+        return model.Deployment(init_data=deployment.init_data, files=sealed)
+
+    world.deploy(change=swap)
+    refused(world, "refused", "artifact.ciphertext", "weights.tsenc: want sha256:")
+    assert world.broker.seen == []
+
+
+def test_a_plaintext_other_than_the_measured_one_is_refused(world):
+    """Whoever holds the key can seal another model; the manifest still names the one that was promoted."""
+
+    def lie(deployment):
+        promised = Digest.of(WEIGHTS).hex.encode()
+        return model.Deployment(
+            init_data=deployment.init_data.replace(Digest.of(WEIGHTS + b"\0").hex.encode(), promised),
+            files=deployment.files,
+        )
+
+    world.deploy(parts={"weights": WEIGHTS + b"\0", "tokenizer": TOKENIZER}, change=lie)
+    refused(world, "refused", "artifact.plaintext", "weights: want sha256:")
+
+
+def test_keys_that_were_swapped_open_nothing(world):
+    world.deploy(keys={"weights": KEYS["weights"], "tokenizer": (KEYS["tokenizer"][0], bytes(32))})
+    refused(world, "refused", "artifact.chunk", "chunk 0 of 1 does not authenticate")
+
+
+def test_a_manifest_without_weights_is_refused(world):
+    world.deploy(parts={"tokenizer": TOKENIZER})
+    refused(world, "failed", "malformed", "want one called weights")
+
+
+def test_a_refusal_of_the_broker_is_said_with_its_reasons(world):
+    world.deploy()
+    world.broker.denied[KEYS["tokenizer"][0]] = kbs.ErrorDocument(kind="PolicyDeny", detail="no", code="x.y")
+    refused(world, "refused", "x.y", "HTTP 403 PolicyDeny: no")
+    assert world.names() == ["measured", "attested", "opened", "refused"]
+
+
+def test_something_else_in_the_register_is_refused_before_asking(world):
+    world.deploy()
+    world.tpm.extend(8, bytes(32))
+    refused(world, "refused", "init-data.register", "PCR 8: want not extended yet")
+    assert world.broker.seen == []
+
+
+def test_a_mistake_of_ours_is_said_and_shows_no_value(world):
+    def broken() -> None:
+        raise KeyError("a secret value")
+
+    assert guest.supervise(broken, world.say) == 1
+    assert world.events[-1]["code"] == "bug"
+    assert "KeyError" in world.events[-1]["message"]
+    assert "secret" not in json.dumps(world.events)
+
+
+def test_without_a_prompt_on_the_disk_the_console_is_asked(world, monkeypatch):
+    world.deploy(prompt=None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("why?\nwho?\n\nnever read\n"))
+    assert world.run() == 0
+    assert world.names()[-3:] == ["listening", "answer", "answer"]
+
+
+def test_a_line_on_the_console_is_one_json_object(capsys):
+    guest.console("answer", text='a "quoted"\nline')
+    event = parse_line("[    1.0] some words of the kernel's " + capsys.readouterr().out)
+    assert event["text"] == 'a "quoted"\nline'
+    assert event["uptime_seconds"] > 0
+
+
+@pytest.mark.parametrize("line", ["", "TALLY", 'TALLY {"cut', "TALLY [1]", "no mark {}"])
+def test_other_lines_are_no_events(line):
+    assert parse_line(line) is None
+
+
+def test_without_a_disk_it_says_so_and_ends(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(guest, "DISK", tmp_path / "vda")
+    monkeypatch.setattr(guest, "_DISK_SECONDS", 0)
+    assert guest.main() == 7
+    events = [parse_line(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["started", "failed"]
+    assert events[1]["code"] == "disk.missing"
+
+
+def test_main_runs_on_the_machines_own_devices(world, capsys, monkeypatch):
+    world.deploy()
+    monkeypatch.setattr(guest, "DISK", world.path)
+    monkeypatch.setattr(guest, "open_tpm", lambda: world.tpm)
+    monkeypatch.setattr(world.tpm, "close", lambda: None)
+    assert guest.main() == 0
+    events = [parse_line(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert events == ["started", "measured", "attested", "opened", "opened", "answer", "done"]
