@@ -64,14 +64,13 @@ def identity(certificate: x509.Certificate, what: str) -> Identity:
     with _reading(what):
         names = _listed(certificate, x509.SubjectAlternativeName)
         issuers = {_issuer_v1(certificate), _issuer_v2(certificate)} - {None}
+        san = _name(names[0]) if len(names) == 1 else None
     if len(names) != 1:
         raise refusal(what, "bundle.identity", "SAN", "exactly one name", f"{len(names)}")
-    san = _name(names[0])
     issuer = issuers.pop() if len(issuers) == 1 else None
     if not san or not issuer:
-        raise refusal(
-            what, "bundle.identity", "SAN and issuer", "one of each", f"{names[0]!r}, {len(issuers)} issuers"
-        )
+        got = f"{names[0]!r}, {len(issuers)} issuers"
+        raise refusal(what, "bundle.identity", "SAN and issuer", "one of each", got)
     return Identity(san=san, issuer=issuer)
 
 
@@ -84,7 +83,8 @@ def issuing(
         NotGenuine: ``bundle.certificate``: it names none of them.
     """
     with _reading(what):
-        name, key_id = certificate.issuer, _key_id(certificate, x509.AuthorityKeyIdentifier)
+        name, shown = certificate.issuer, certificate.issuer.rfc4514_string()
+        key_id = _key_id(certificate, x509.AuthorityKeyIdentifier)
     found = tuple(
         authority
         for authority in authorities
@@ -93,8 +93,7 @@ def issuing(
         )
     )
     if not found:
-        got = name.rfc4514_string()
-        raise refusal(what, "bundle.certificate", "issuer", "an authority of the trusted root", got)
+        raise refusal(what, "bundle.certificate", "issuer", "an authority of the trusted root", shown)
     return found
 
 
@@ -106,9 +105,10 @@ def sct(certificate: x509.Certificate, what: str) -> tuple[bytes, datetime]:
     """
     with _reading(what):
         listed = _listed(certificate, x509.PrecertificateSignedCertificateTimestamps)
-    if len(listed) != 1:
-        raise refusal(what, "bundle.sct", "signed certificate timestamps", "exactly one", f"{len(listed)}")
-    return listed[0].log_id, listed[0].timestamp.replace(tzinfo=UTC)
+        found = [(one.log_id, one.timestamp.replace(tzinfo=UTC)) for one in listed]
+    if len(found) != 1:
+        raise refusal(what, "bundle.sct", "signed certificate timestamps", "exactly one", f"{len(found)}")
+    return found[0]
 
 
 def _listed(

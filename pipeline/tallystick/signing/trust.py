@@ -84,14 +84,17 @@ def dump(trust: Trust) -> bytes:
         {
             "schema": SCHEMA,
             "label": trust.label,
-            "sigstore_root": jsondoc.loads(trust.sigstore_root, _WHAT),
+            "sigstore_root": _ordered(trust.sigstore_root, "sigstore_root"),
             "builders": [
                 {"identity": _of_identity(builder.identity), "builder_id": builder.builder_id}
                 for builder in trust.builders
             ],
             "promoters": [_of_identity(promoter) for promoter in trust.promoters],
-            "layout": {"envelope": jsondoc.loads(trust.layout, _WHAT), "owners": list(trust.layout_owners)},
-            "channels": [{"name": name, "root": jsondoc.loads(root, _WHAT)} for name, root in trust.channels],
+            "layout": {
+                "envelope": _ordered(trust.layout, "layout.envelope"),
+                "owners": list(trust.layout_owners),
+            },
+            "channels": [{"name": name, "root": _ordered(root, name)} for name, root in trust.channels],
             "endorsers": [_of_endorser(endorser) for endorser in trust.endorsers],
         }
     )
@@ -171,6 +174,11 @@ def _document(value: Any, at: str) -> bytes:
         return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise Malformed(_WHAT, at=at, want="JSON that RFC 8785 can write", got=str(error)) from None
+
+
+def _ordered(document: bytes, at: str) -> Any:
+    """Return the value of ``document`` with its fields in RFC 8785's order."""
+    return jsondoc.loads(_document(jsondoc.loads(document, _WHAT), at), _WHAT)
 
 
 def _items(value: Any, at: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
