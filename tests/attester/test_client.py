@@ -26,7 +26,6 @@ def broker():
 @pytest.fixture
 def tpm(socket):
     opened = open_tpm(str(socket))
-    opened.startup()
     yield opened
     opened.shutdown()
     opened.close()

@@ -61,7 +61,6 @@ class World:
 def world(tpm_state, tmp_path):
     with serving(LittleBroker(dict(KEYS.values()))) as broker, emulator(tpm_state) as path:
         tpm = open_tpm(str(path))
-        tpm.startup()
         yield World(broker, tpm, tmp_path / "disk")
         tpm.shutdown()
         tpm.close()

@@ -298,14 +298,23 @@ class Tpm:
 def open_tpm(path: str = DEVICE) -> Tpm:
     """Return the TPM at ``path``: a character device, or an emulator's unix socket.
 
+    An emulator is started here, unless it has been; a device was started by the firmware.
+
     Raises:
         Unreachable: there is none, or it may not be opened.
     """
     try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-        return Tpm(SocketTransport(path) if is_socket else DeviceTransport(path))
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return Tpm(DeviceTransport(path))
+        emulated = Tpm(SocketTransport(path))
     except OSError as error:
         raise Unreachable(f"TPM: {path}: {error.strerror or error}", code="tpm.unreachable") from None
+    try:
+        emulated.startup()
+    except TallystickError:
+        emulated.close()
+        raise
+    return emulated
 
 
 def _parameters(answer: Reader) -> Reader:

@@ -68,7 +68,6 @@ def replayed(tpm_state: Path, boot: Iterable[Event] | bytes) -> Iterator[ReplayM
     with emulator(tpm_state) as socket:
         tpm = open_tpm(str(socket))
         try:
-            tpm.startup()
             for event in events:
                 if event.register != initdata.PCR:
                     tpm.extend(event.register, event.digest.value)
