@@ -34,7 +34,7 @@ BANKS: dict[int, tuple[str, int]] = {
     0x000D: ("sha512", 64),
     0x0012: ("sm3_256", 32),
 }
-_REPLAYED = frozenset(("sha1", "sha256", "sha384", "sha512"))
+REPLAYED = frozenset(("sha1", "sha256", "sha384", "sha512"))
 
 # Source: PFP 1.06, table 27.
 EVENT_TYPES: dict[int, str] = {
@@ -137,8 +137,8 @@ def replay(log: EventLog, bank: str) -> Mapping[int, bytes]:
     Raises:
         Unsupported: the log does not have that bank, or its hash is not one we compute.
     """
-    if bank not in log.banks or bank not in _REPLAYED:
-        have = ", ".join(name for name in log.banks if name in _REPLAYED)
+    if bank not in log.banks or bank not in REPLAYED:
+        have = ", ".join(name for name in log.banks if name in REPLAYED)
         raise Unsupported(_WHAT, at="bank", want=f"one of {have}", got=bank)
     size = hashlib.new(bank, usedforsecurity=False).digest_size
     values = {0: bytes(size - 1) + bytes([log.startup_locality])} if log.startup_locality else {}

@@ -1,0 +1,175 @@
+"""``tally evidence``: is this evidence genuine, what does it claim, and what does an event log replay to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tallystick.cli.output import JsonFlag, command_app, emit
+from tallystick.core.errors import Malformed, Misuse, Unsupported
+
+if TYPE_CHECKING:
+    from tallystick.evidence.claims import Claims
+    from tallystick.formats.eventlog import EventLog
+
+app = command_app("Verify or show attestation evidence.")
+
+_MAX_BYTES = 64 << 20
+File = Annotated[Path, typer.Argument(help="The evidence file.")]
+Kind = Annotated[str, typer.Option("--kind", help="What it is: snp-report, tpm-quote, …", show_default=False)]
+
+
+@app.command()
+def verify(
+    file: File,
+    kind: Kind,
+    endorsements: Annotated[
+        list[Path] | None, typer.Option(help="A file verification may rest on; more than one may be given.")
+    ] = None,
+    nonce: Annotated[str | None, typer.Option(help="What the evidence must be bound to, in hex.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="The instant to judge at (RFC 3339); now by default.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say whether evidence is genuine and what it claims; exit 5 when it is not."""
+    from tallystick import evidence as package
+    from tallystick.cli import clock
+
+    moment, bound = clock.at(at), _nonce(nonce)
+    files = [_read(path, "endorsement") for path in endorsements or []]
+    claims = package.verify(kind, _read(file, "evidence"), files, nonce=bound, at=moment)
+    emit(_document(claims), "\n".join(_words(claims)), as_json=as_json)
+
+
+@app.command()
+def show(
+    file: File,
+    kind: Annotated[str, typer.Option(help="What it is; tried in turn when not given.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Print every field of evidence. Nothing of it is verified."""
+    from tallystick import evidence as package
+
+    data = _read(file, "evidence")
+    found = {kind: package.show(kind, data)} if kind else _tried(data)
+    if len(found) != 1:
+        raise Unsupported(
+            "evidence",
+            at=str(file),
+            want="one kind that fits; name it with --kind",
+            got=", ".join(found) or "none",
+            code="evidence.kind",
+        )
+    ((name, fields),) = found.items()
+    emit({"kind": name, "verified": False, **fields}, "\n".join(_lines(fields)), as_json=as_json)
+
+
+@app.command()
+def eventlog(
+    file: Annotated[Path, typer.Argument(help="A TCG event log: binary_bios_measurements, or a CCEL.")],
+    events: Annotated[bool, typer.Option("--events", help="Print the events too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Replay a TCG event log: the registers it leads to, bank by bank."""
+    from tallystick.formats import eventlog as format_eventlog
+
+    log = format_eventlog.parse(_read(file, "event log"))
+    banks = {
+        bank: {str(register): value.hex() for register, value in format_eventlog.replay(log, bank).items()}
+        for bank in log.banks
+        if bank in format_eventlog.REPLAYED
+    }
+    document: dict[str, Any] = {"banks": banks}
+    lines = [
+        f"{bank} PCR {register:>2}  {value}" for bank in banks for register, value in banks[bank].items()
+    ]
+    if events:
+        document["events"] = _events(log)
+        lines = [
+            f"PCR {event['register']:>2}  {event['type']:<34} {event['data']}" for event in document["events"]
+        ] + ["", *lines]
+    emit(document, "\n".join(lines), as_json=as_json)
+
+
+def _events(log: EventLog) -> list[dict[str, Any]]:
+    from tallystick.formats.eventlog import describe
+
+    return [
+        {
+            "register": event.register,
+            "type": event.kind_name,
+            "digests": {bank: value.hex() for bank, value in event.digests},
+            "data": describe(event),
+        }
+        for event in log.events
+    ]
+
+
+def _tried(data: bytes) -> dict[str, dict[str, Any]]:
+    """Return the fields of ``data`` by each kind that it parses as."""
+    from tallystick import evidence as package
+
+    found = {}
+    for kind in package.supported():
+        try:
+            found[kind] = package.show(kind, data)
+        except (Malformed, Unsupported):
+            continue
+    return found
+
+
+def _read(path: Path, what: str) -> bytes:
+    from tallystick.core.files import read_file
+
+    return read_file(path, what, max_bytes=_MAX_BYTES)
+
+
+def _nonce(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else bytes.fromhex(text)
+    except ValueError:
+        raise Misuse(f"--nonce: want hex digits, got {text!r:.60}", code="nonce.malformed") from None
+
+
+def _document(claims: Claims) -> dict[str, Any]:
+    return {
+        "kind": claims.kind,
+        "genuine": True,
+        "claims": _plain(claims.values),
+        "roots": list(claims.roots),
+        "valid_from": claims.valid_from.isoformat() if claims.valid_from else None,
+        "valid_until": claims.valid_until.isoformat() if claims.valid_until else None,
+        "findings": [note.document() for note in claims.notes],
+    }
+
+
+def _words(claims: Claims) -> list[str]:
+    lines = [f"genuine {claims.kind}, on the word of {', '.join(claims.roots)}"]
+    lines += [f"  {line}" for line in _lines(claims.values)]
+    return lines + [f"note: {note.message}  [{note.code}]" for note in claims.notes]
+
+
+def _lines(values: Mapping[str, Any], before: str = "") -> list[str]:
+    """Return one line for each value, named by its dotted path."""
+    lines: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += _lines(value, f"{before}{name}.")
+        else:
+            lines.append(f"{before}{name}: {_plain(value)}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON has it: maps and lists of its own kinds, bytes in hex, times in RFC 3339."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if hasattr(value, "isoformat") else value
