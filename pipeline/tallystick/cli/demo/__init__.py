@@ -14,9 +14,9 @@ app = command_app()
 
 @app.command()
 def demo(
-    workdir: Annotated[Path, typer.Option("--workdir", help="Where everything is made; a demo there is replaced.")] = (
-        Path("demo")
-    ),
+    workdir: Annotated[
+        Path, typer.Option("--workdir", help="Where everything is made; a demo there is replaced.")
+    ] = (Path("demo")),
     as_json: JsonFlag = False,
 ) -> None:
     """Run the whole story on this machine, with embedded defaults: about two minutes once the downloads are there.

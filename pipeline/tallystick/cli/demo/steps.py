@@ -80,7 +80,9 @@ class Steps:
         """
         code, document = self._tally(arguments, quiet=False)
         if not code:
-            raise StepFailed(f"tally {arguments[0]} should have been refused and was not", code="demo.not-refused")
+            raise StepFailed(
+                f"tally {arguments[0]} should have been refused and was not", code="demo.not-refused"
+            )
         return _refusal(code, document)
 
     def _tally(self, arguments: tuple[str | Path, ...], *, quiet: bool) -> tuple[int, dict[str, Any]]:
@@ -88,12 +90,14 @@ class Steps:
         if not quiet:
             self.say(f"$ tally {shlex.join(words)}")
         command = [sys.executable, "-m", "tallystick.cli", *words, "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(command, capture_output=True, check=False)
         try:
             document: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
             said = done.stderr.decode("utf-8", "replace").strip()
-            document = {"error": {"code": "demo.no-answer", "exit": done.returncode, "message": said, "findings": []}}
+            document = {
+                "error": {"code": "demo.no-answer", "exit": done.returncode, "message": said, "findings": []}
+            }
         return done.returncode, document
 
     @contextmanager
@@ -129,7 +133,9 @@ def _address(process: subprocess.Popen[bytes], log: int) -> str:
             if _READY in line:
                 return line.partition(_READY)[2].split()[0]
         time.sleep(0.05)
-    raise Unreachable(f"the broker did not start: {said.decode('utf-8', 'replace')[-400:]}", code="demo.broker")
+    raise Unreachable(
+        f"the broker did not start: {said.decode('utf-8', 'replace')[-400:]}", code="demo.broker"
+    )
 
 
 def _refusal(code: int, document: dict[str, Any]) -> Refusal:

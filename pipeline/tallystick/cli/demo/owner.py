@@ -17,7 +17,6 @@ from tallystick.handshake.initdata import Artifact
 KEYS = {"weights": "confidential-inference/weights/v1", "tokenizer": "confidential-inference/tokenizer/v1"}
 PROMPT = "the key "
 _KEY_BYTES = 32
-_SALT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ def seal(folder: Path) -> Sealed:
     listed: list[Artifact] = []
     for name, path in (("weights", weights), ("tokenizer", tokenizer)):
         plaintext, key = path.read_bytes(), secrets.token_bytes(_KEY_BYTES)
-        sealed = artifact.encrypt(plaintext, key, salt=secrets.token_bytes(_SALT_BYTES))
+        sealed = artifact.encrypt(plaintext, key, salt=secrets.token_bytes(artifact.SALT_BYTES))
         files[f"{name}.tsenc"] = sealed
         keys[KEYS[name]] = folder / f"{name}.key"
         write_file(keys[KEYS[name]], key, mode=0o600)
