@@ -82,7 +82,7 @@ HOST = {
 
 @pytest.mark.parametrize("name", HOST)
 def test_what_a_host_changes_moves_just_these_registers(product, firmware, tmp_path, name):
-    """The empty lists are what this firmware does not measure (docs/limitations.md)."""
+    """The empty lists are what this firmware does not measure (docs/decisions/0012)."""
     arguments, registers = HOST[name]
     image, disk = with_sections(product, BASE), tmp_path / "disk"
     (tmp_path / "uki.efi").write_bytes(image)
