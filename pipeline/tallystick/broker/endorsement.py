@@ -7,23 +7,24 @@ every machine, so a chain counts by the public key it ends in, never by its name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Unsupported
 from tallystick.core.findings import Finding
+from tallystick.evidence.chain import Chain, build_chain, common_name, load_certificate
+from tallystick.evidence.tpm_chain import spki
 from tallystick.signing.records import Endorser
 
 MANUFACTURER = "tpm-manufacturer"  # Endorser.kind
 _EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")  # tcg-kp-EKCertificate
 _RSA_BITS = 2048  # EK template L-1
+_HASHES = frozenset(("sha256", "sha384", "sha512"))
 _WHAT = "EK certificate"
 
 
@@ -50,22 +51,22 @@ def endorsed_key(certificate: bytes, endorsers: Sequence[Endorser], *, now: date
         NotGenuine: not for an EK, outside its validity, or no chain to a pinned key (``ek.…``).
     """
     der = _trimmed(certificate)
-    leaf = _parse(der)
-    key = _public(leaf)
+    leaf = load_certificate(der, _WHAT)
+    key = leaf.public_key()
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size != _RSA_BITS:
         raise Unsupported(_WHAT, at="public key", want="RSA 2048", got=type(key).__name__)
     _check_usage(leaf)
     for endorser in endorsers:
-        if endorser.kind != MANUFACTURER:
-            continue
-        chain = _chain(leaf, endorser)
+        chain = _chain(leaf, endorser) if endorser.kind == MANUFACTURER else None
         if chain is not None:
-            until = _check_times([leaf, *chain], now)
+            findings = (*chain.expiry("ek", now), *_weak(chain))
+            if findings:
+                raise NotGenuine(f"{_WHAT}: {findings[0].message}", findings=findings)
+            until = chain.not_after
             return EndorsedKey(key=key, label=endorser.label, certificate=Digest.of(der), valid_until=until)
     known = ", ".join(e.label for e in endorsers if e.kind == MANUFACTURER) or "none"
-    raise _refuse(
-        "ek.untrusted", "issuer", f"a chain to a pinned manufacturer's key ({known})", _name(leaf.issuer)
-    )
+    want = f"a chain to a pinned manufacturer's key ({known})"
+    raise _refuse("ek.untrusted", "issuer", want, leaf.issuer.rfc4514_string() or "(empty name)")
 
 
 def _trimmed(certificate: bytes) -> bytes:
@@ -79,22 +80,6 @@ def _trimmed(certificate: bytes) -> bytes:
     return certificate[:size]
 
 
-def _parse(der: bytes) -> x509.Certificate:
-    try:
-        found = x509.load_der_x509_certificate(der)
-        found.extensions  # noqa: B018 - parsed here, so that a broken one is malformed and not a crash later
-    except (ValueError, TypeError, x509.DuplicateExtension) as error:
-        raise Malformed(_WHAT, at="DER", want="an X.509 certificate", got=str(error)) from None
-    return found
-
-
-def _public(certificate: x509.Certificate) -> object:
-    try:
-        return certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise Unsupported(_WHAT, at="public key", want="RSA 2048", got=str(error)) from None
-
-
 def _check_usage(leaf: x509.Certificate) -> None:
     try:
         usages = list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
@@ -105,55 +90,20 @@ def _check_usage(leaf: x509.Certificate) -> None:
         raise _refuse("ek.usage", "extended key usage", f"{_EK_USAGE.dotted_string} (EK certificate)", got)
 
 
-def _chain(leaf: x509.Certificate, endorser: Endorser) -> list[x509.Certificate] | None:
-    """Return the issuers from ``leaf`` up to the pinned key; None when there is no such chain."""
-    pool = [_parse(der) for der in endorser.certificates]
-    chain: list[x509.Certificate] = []
-    at = leaf
-    while len(chain) < len(pool):
-        issuer = next(
-            (found for found in pool if found not in chain and _issued(at, found, len(chain))), None
-        )
-        if issuer is None:
-            return None
-        chain.append(issuer)
-        if _spki(issuer) == endorser.spki:
-            return chain
-        at = issuer
-    return None
+def _chain(leaf: x509.Certificate, endorser: Endorser) -> Chain | None:
+    """Return the chain from ``leaf`` up to the pinned key; None when there is none."""
+    own = [load_certificate(der, f"certificate of {endorser.label}") for der in endorser.certificates]
+    roots = [one for one in own if Digest.of(spki(one)) == endorser.spki]
+    chain = build_chain(leaf, [one for one in own if one not in roots], roots)
+    return chain if chain is not None and len(chain.certificates) > 1 else None
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate, depth: int) -> bool:
-    """Whether ``issuer`` signed ``certificate`` and may sign for ``depth`` authorities below it."""
-    try:
-        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
-        certificate.verify_directly_issued_by(issuer)
-    except (x509.ExtensionNotFound, InvalidSignature, ValueError, TypeError):
-        return False
-    room = constraints.path_length is None or constraints.path_length >= depth
-    return constraints.ca and room and usage.key_cert_sign
-
-
-def _check_times(chain: Sequence[x509.Certificate], now: datetime) -> datetime:
-    for certificate in chain:
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if not start <= now <= end:
-            want = f"{start.isoformat()} to {end.isoformat()}"
-            raise _refuse("ek.validity", f"validity of {_name(certificate.subject)}", want, now.isoformat())
-    return min(certificate.not_valid_after_utc for certificate in chain)
-
-
-def _spki(certificate: x509.Certificate) -> Digest:
-    return Digest.of(
-        certificate.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-
-
-def _name(name: x509.Name) -> str:
-    return name.rfc4514_string() or "(empty name)"
+def _weak(chain: Chain) -> Iterator[Finding]:
+    for certificate in chain.certificates[:-1]:
+        hashed = certificate.signature_hash_algorithm
+        name = hashed.name if hashed is not None else "none"
+        if name not in _HASHES:
+            yield Finding("ek.hash", f"certificate {common_name(certificate)}", "signed over SHA-2", name)
 
 
 def _refuse(code: str, where: str, want: str, got: str) -> NotGenuine:

@@ -27,7 +27,6 @@ from tallystick.release.index import safe_path
 from tallystick.release.records import HighWater, VerifiedPolicies
 
 FILE = "broker/policy.json"  # under policies/<name>: what the compiler's broker target emits
-DEVELOPMENT_LABELS = frozenset({"software-tpm", "embedded-dev"})
 _TICK_SECONDS = 0.05  # more than the granularity of a file's change time
 _MAX_FILE_BYTES = 64 << 20
 
@@ -137,7 +136,7 @@ class PolicySource:
             state = self._fresh(now)
         if state.expires <= now:
             finding = Finding(
-                "channel.expired",
+                "release.channel.expired",
                 f"metadata of channel {self._channel}",
                 f"valid at {instant(now)}",
                 f"valid until {instant(state.expires)}",
@@ -228,7 +227,6 @@ def _loaded(name: str, verified: Verified, read: Reader) -> LoadedPolicy:
         want, got = f"{name} for {channel}", f"{normal.policy} for {normal.channel}"
         finding = Finding("policy.other", f"policy {name}", want, got)
         raise NotGenuine(finding.message, findings=[finding])
-    _check_roots(normal)
     listed = verified.releases - verified.policies.revoked
     gone = frozenset(release.digest for release in normal.releases) - listed
     return loaded(data, normal, gone)
@@ -245,20 +243,6 @@ def loaded(data: bytes, normal: NormalForm, gone: frozenset[Digest]) -> LoadedPo
         live=prepare(replace(normal, releases=live)),
         gone=prepare(replace(normal, releases=rest)),
     )
-
-
-def _check_roots(normal: NormalForm) -> None:
-    """Refuse a production policy that rests on a root which is for development only (invariant 8)."""
-    if normal.channel != "production":
-        return
-    named = {label for rule in normal.platforms for label in rule.roots}
-    named |= {label for release in normal.releases for label in release.labels}
-    found = sorted(named & DEVELOPMENT_LABELS)
-    if found:
-        finding = Finding(
-            "policy.development-root", f"policy {normal.policy}", "production roots", ", ".join(found)
-        )
-        raise Refused(finding.message, findings=[finding])
 
 
 def dump_high_water(mark: HighWater) -> bytes:

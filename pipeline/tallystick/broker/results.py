@@ -9,7 +9,7 @@ from typing import Any
 
 from tallystick.appraisal.appraise import appraise
 from tallystick.broker.decisions import canonical, instant
-from tallystick.broker.policies import DEVELOPMENT_LABELS, LoadedPolicy, PolicyState
+from tallystick.broker.policies import LoadedPolicy, PolicyState
 from tallystick.broker.proving import Proven
 from tallystick.broker.sessions import Session
 from tallystick.broker.tokens import (
@@ -21,6 +21,7 @@ from tallystick.broker.tokens import (
     annotated,
 )
 from tallystick.formats import ear
+from tallystick.policy.platforms import DEVELOPMENT_ROOTS
 
 _MOST_INIT_DATA_BYTES = 32 << 10  # more is left out of the token, which travels in a header
 
@@ -41,7 +42,7 @@ def result_of(session: Session, proven: Proven, state: PolicyState | None, *, no
         state: the policies in force; None when none could be verified, and then no boot is approved.
     """
     accepting = tuple(policy for policy in state.policies if _accepts(policy, proven, now)) if state else ()
-    development = bool(DEVELOPMENT_LABELS & set(proven.claims.roots))
+    development = any(root in DEVELOPMENT_ROOTS for root in proven.claims.roots)
     vector = {"hardware": UNSAFE_HARDWARE if development else GENUINE_HARDWARE}
     if accepting:
         vector |= {"executables": APPROVED_BOOT, "configuration": APPROVED_CONFIGURATION}
