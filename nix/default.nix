@@ -4,15 +4,15 @@
 #   source   folder that holds tallystick/ (the project's own Python)
 #   locks    folder of the lock files that the recipe names
 #   nonce, canary   of the probes in ./checks
-{ recipe, source, locks ? ./lock, nonce ? "", canary ? "" }:
+#   toolkitOf       { modules } -> toolkit; without it, the one made from pinned Debian packages
+{ recipe, source, locks ? ./lock, nonce ? "", canary ? "", toolkitOf ? null }:
 let
   wanted = builtins.fromJSON recipe;
   pinned = builtins.mapAttrs (_: name: builtins.fromJSON (builtins.readFile (locks + "/${name}.json"))) wanted.locks;
   words = text: builtins.filter (line: builtins.isString line && line != "" && builtins.substring 0 1 line != "#") (builtins.split "\n" text);
-  toolkit = import ./bootstrap/toolkit.nix {
-    locks = pinned;
-    modules = words (builtins.readFile ./images/guest/modules.txt);
-  };
+  modules = words (builtins.readFile ./images/guest/modules.txt);
+  debian = { modules }: import ./bootstrap/toolkit.nix { locks = pinned; inherit modules; };
+  toolkit = (if toolkitOf == null then debian else toolkitOf) { inherit modules; };
   images = import ./images { inherit toolkit; source = guestSource source; recipe = wanted; };
   # What of the project goes into the guest: these packages' .py files and nothing else.
   guestSource = root: builtins.path {

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nar
+
 SCHEMA = "tallystick/contents/v1"
 
 
@@ -25,7 +27,7 @@ def file_record(path: str, data: bytes, mode: int, component: str, nested: str =
 def write(out: Path, product: str, files: list[dict[str, Any]], components: list[dict[str, str]]) -> None:
     """Write one contents list: files by path, the components that they name by ref."""
     used = {record["component"] for record in files}
-    by_ref = {component["ref"]: component for component in components if component["ref"] in used}
+    by_ref = {component["ref"]: _hashed(component) for component in components if component["ref"] in used}
     document = {
         "schema": SCHEMA,
         "product": product,
@@ -35,6 +37,14 @@ def write(out: Path, product: str, files: list[dict[str, Any]], components: list
     out.write_text(
         json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
     )
+
+
+def _hashed(component: dict[str, str]) -> dict[str, str]:
+    """Return ``component`` with the NAR hash of the store path that it names, where it has no hash of a file."""
+    if "nar_of" not in component:
+        return component
+    kept = {name: value for name, value in component.items() if name != "nar_of"}
+    return kept | {"sha256": nar.sha256(Path(component["nar_of"]))}
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:

@@ -15,17 +15,21 @@ def main(seed: Path, out: Path, wanted: list[str]) -> None:
     """Write vmlinuz, release, modules/NAME.ko (not compressed: the image's compressor does better) and modules/load."""
     images: dict[str, bytes] = {}
     packed: dict[str, bytes] = {}
+    built_in: set[str] = set()
     for name, _, data in deb.members(seed):
         if fnmatch.fnmatchcase(name, "boot/vmlinuz-*"):
             images[name.removeprefix("boot/vmlinuz-")] = data
-        elif fnmatch.fnmatchcase(name, "*/modules/*/kernel/*.ko.xz"):
-            packed[module_name(Path(name).name.removesuffix(".ko.xz"))] = data
+        elif fnmatch.fnmatchcase(name, "*/modules/*/kernel/*.ko*"):
+            packed[module_name(Path(name).name.partition(".ko")[0])] = data
+        elif fnmatch.fnmatchcase(name, "*/modules/*/modules.builtin"):
+            built_in = {module_name(Path(line).stem) for line in data.decode().splitlines()}
     if len(images) != 1:
         raise SystemExit(f"{seed.name}: want one boot/vmlinuz-*, got {sorted(images)}")
     ((release, image),) = images.items()
     modules: dict[str, bytes] = {}
     for name in wanted:
-        _add(module_name(name), packed, modules)
+        if module_name(name) not in built_in:
+            _add(module_name(name), packed, modules)
     (out / "modules").mkdir(parents=True)
     (out / "vmlinuz").write_bytes(image)
     (out / "release").write_text(release)
@@ -45,7 +49,7 @@ def _add(name: str, packed: dict[str, bytes], modules: dict[str, bytes]) -> None
         return
     if name not in packed:
         raise SystemExit(f"the kernel package has no module {name}")
-    data = lzma.decompress(packed[name])
+    data = packed[name] if elf.is_elf(packed[name]) else lzma.decompress(packed[name])
     for dependency in elf.modinfo(data).get("depends", "").split(","):
         if dependency:
             _add(module_name(dependency), packed, modules)

@@ -13,7 +13,7 @@ from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Malformed, Unsupported
 
 SCHEMA = "tallystick/contents/v1"
-KINDS = ("deb", "project", "wheel")
+KINDS = ("deb", "nixpkgs", "project", "wheel")
 _FIELDS = {"schema", "product", "files", "components"}
 _FILE_FIELDS = {"path", "sha256", "size", "mode", "component"}
 _COMPONENT_FIELDS = {"ref", "kind", "name", "version", "purl", "licence", "seed", "sha256"}

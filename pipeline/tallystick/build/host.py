@@ -20,7 +20,7 @@ from tallystick.core.files import write_file
 GROUP = "tallybld"
 USERS = 4  # builds at the same time, at most
 _SECOND_STORE_SIZE = "2g"  # a build needs under 600 MB; tmpfs takes only what is used
-_INSTALL = "install it (Debian, Ubuntu: apt install nix-bin; elsewhere: https://nixos.org/download)"
+_INSTALL = "install the package nix-bin (Debian, Ubuntu), elsewhere with the installer of the Nix project"
 
 # Every line matters; docs/decisions/0003-nix-settings.md says why.
 _SETTINGS = {

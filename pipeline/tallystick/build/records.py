@@ -12,7 +12,7 @@ class Component:
     """One thing that came from somewhere: a Debian package, a wheel, or this project's own source."""
 
     ref: str  # unique inside one contents list; the purl where one exists
-    kind: str  # "deb" | "wheel" | "project"
+    kind: str  # "deb" | "wheel" | "project" | "nixpkgs"
     name: str
     version: str
     purl: str
