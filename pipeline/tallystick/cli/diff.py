@@ -1,0 +1,109 @@
+"""``tally diff``: how two releases differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tallystick.cli.output import JsonFlag, command_app, emit
+
+if TYPE_CHECKING:
+    from tallystick.build.contents import ComponentChange
+    from tallystick.release.diff import Difference, ProductChange, Side
+
+app = command_app()
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A release directory.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another release directory.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how release B differs from A: inputs, components of each product, and measurements.
+
+    Both are held to their own index; whether they are genuine is what `tally verify` says.
+    """
+    from tallystick.release.diff import compare
+
+    found = compare(_side(before), _side(after))
+    emit(_document(found), _words(found), as_json=as_json)
+
+
+def _side(folder: Path) -> Side:
+    """Return what is compared of the release in ``folder``, after checking every file against its index."""
+    from tallystick.build import contents
+    from tallystick.core.files import read_file
+    from tallystick.formats import intoto
+    from tallystick.measure.statement import from_statement
+    from tallystick.release import index as indexes
+    from tallystick.release.diff import Side
+    from tallystick.release.layout_lint import MEASUREMENTS
+
+    index = indexes.read(folder)
+    indexes.check(folder, index)
+    return Side(
+        index=index,
+        contents=tuple(
+            contents.parse(read_file(folder / entry.path, entry.path), entry.path)
+            for entry in index.under("contents/")
+        ),
+        measurements=from_statement(intoto.parse(read_file(folder / MEASUREMENTS, MEASUREMENTS))),
+    )
+
+
+def _document(found: Difference) -> dict[str, Any]:
+    return {
+        "same": not (found.inputs or found.products or found.measurements),
+        "inputs": list(found.inputs),
+        "products": [_product(product) for product in found.products],
+        "measurements": [
+            {
+                "platform": one.platform,
+                "shape": dict(one.shape),
+                "values": {name: {"before": a, "after": b} for name, a, b in one.values},
+            }
+            for one in found.measurements
+        ],
+    }
+
+
+def _product(product: ProductChange) -> dict[str, Any]:
+    return {
+        "name": product.name,
+        "before": str(product.before) if product.before else None,
+        "after": str(product.after) if product.after else None,
+        "components": [_component(change) for change in product.components],
+    }
+
+
+def _component(change: ComponentChange) -> dict[str, Any]:
+    def said(side: Any) -> dict[str, str] | None:
+        return None if side is None else {"version": side.version, "sha256": side.digest.hex}
+
+    kind = "added" if change.before is None else "removed" if change.after is None else "changed"
+    return {
+        "name": change.name,
+        "change": kind,
+        "before": said(change.before),
+        "after": said(change.after),
+        "files": [file.path for file in change.files],
+        "words": change.words,
+    }
+
+
+def _words(found: Difference) -> str:
+    if not (found.inputs or found.products or found.measurements):
+        return "the same inputs, products and measurements"
+    lines = [f"inputs: {len(found.inputs)} file(s) differ", *(f"  {path}" for path in found.inputs[:20])]
+    if len(found.inputs) > 20:
+        lines.append(f"  and {len(found.inputs) - 20} more")
+    for product in found.products:
+        lines.append(f"{product.name}: {product.before or 'new'} -> {product.after or 'gone'}")
+        lines += [f"  {change.words}" for change in product.components]
+    for one in found.measurements:
+        shape = ", ".join(f"{name} {value}" for name, value in one.shape)
+        lines.append(f"{one.platform} ({shape}): {', '.join(name for name, _, _ in one.values)} differ")
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""``tally promote``: a release that passes every gate, or a compiled policy, proposed for a channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tallystick.cli.desks import As, ChannelName, TrustFile, Workdir
+from tallystick.cli.output import JsonFlag, command_app, emit, progress
+
+if TYPE_CHECKING:
+    from tallystick.release.desk import Desk, Outcome
+    from tallystick.release.keys import Signatory
+    from tallystick.release.records import Gate
+
+app = command_app()
+
+_MAX_POLICY_FILE_BYTES = 64 << 20
+
+
+@app.command()
+def promote(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A signed release, or a folder that `tally compile` wrote.")
+    ],
+    channel: ChannelName,
+    name: As,
+    workdir: Workdir = None,
+    trust: TrustFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the gates over a release, sign the verdict, and propose it; or propose a compiled policy.
+
+    It is live when enough other people have approved it: see `tally approve`.
+    """
+    from tallystick.cli import clock, desks
+    from tallystick.core.errors import Misuse
+
+    is_release, is_policy = ((folder / file).is_file() for file in ("index.json", "compiled.json"))
+    if is_release == is_policy:
+        message = f"{folder} is neither a release (index.json) nor a compiled policy (compiled.json)"
+        raise Misuse(message, code="promote.what")
+    desk = desks.open_desk(channel, workdir, trust, clock.now())
+    author = desks.person_key(workdir, name)
+    outcome = _release(desk, folder, author, workdir) if is_release else _policy(desk, folder, author)
+    desks.keep(workdir, channel, outcome.high_water)
+    document = {
+        "channel": channel,
+        "gates": [_gate_document(gate) for gate in outcome.gates],
+        "change": desks.change_document(outcome.change, live=outcome.live),
+    }
+    words = desks.change_words(outcome.change, live=outcome.live)
+    emit(document, f"proposed for {channel}: {words}", as_json=as_json)
+
+
+def _release(desk: Desk, folder: Path, author: Signatory, workdir: Path | None) -> Outcome:
+    from tallystick.cli import desks
+    from tallystick.release import promote as promotion
+
+    def sign(payload: bytes) -> bytes:
+        with desks.signer(workdir, author.name, desk.now) as signer:
+            return signer.statement(payload)
+
+    return promotion.propose_release(desk, folder, author, sign, _show)
+
+
+def _policy(desk: Desk, folder: Path, author: Signatory) -> Outcome:
+    """Propose everything in ``folder``, which has to be as its own manifest says, and for this channel."""
+    from tallystick.compile import output
+    from tallystick.core.errors import Refused
+    from tallystick.core.files import read_file
+    from tallystick.core.findings import Finding
+    from tallystick.release import promote as promotion
+
+    compilation = output.read(folder)
+    if compilation.channel != desk.channel:
+        finding = Finding("promote.other-channel", str(folder), want=desk.channel, got=compilation.channel)
+        raise Refused(finding.message, findings=[finding])
+    files = {
+        str(path.relative_to(folder)): read_file(path, "compiled policy", max_bytes=_MAX_POLICY_FILE_BYTES)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return promotion.propose_policy(desk, compilation.policy, files, author)
+
+
+def _show(gate: Gate) -> None:
+    mark = "ok  " if gate.passed else "NO  "
+    progress(f"  {mark}{gate.name:<13} {gate.detail}")
+    for finding in gate.findings:
+        progress(f"        {finding.message}  [{finding.code}]")
+
+
+def _gate_document(gate: Gate) -> dict[str, Any]:
+    return {
+        "name": gate.name,
+        "passed": gate.passed,
+        "detail": gate.detail,
+        "findings": [finding.document() for finding in gate.findings],
+    }

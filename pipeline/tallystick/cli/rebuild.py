@@ -1,0 +1,123 @@
+"""``tally rebuild``: a release built again by somebody else, and a signed link when every byte agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tallystick.cli.build import StateOption
+from tallystick.cli.desks import As, Workdir
+from tallystick.cli.output import JsonFlag, command_app, emit, progress
+
+if TYPE_CHECKING:
+    from tallystick.build.make import Rebuilt
+    from tallystick.core.findings import Finding
+    from tallystick.release.links import Artifacts
+    from tallystick.release.records import Index
+
+app = command_app()
+
+
+@app.command()
+def rebuild(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The release directory.")],
+    name: As,
+    workdir: Workdir = None,
+    state: StateOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build a release again from what it carries alone, in an empty store, and sign a link over what came out.
+
+    Exit 8 and no link when a product, its contents or a measurement differs; the report says which and why.
+    """
+    from tallystick.build import make
+    from tallystick.cli import desks
+    from tallystick.cli.build import state_folder
+    from tallystick.core.errors import NotReproducible
+    from tallystick.core.files import write_file
+    from tallystick.release import index as indexes
+    from tallystick.release import links
+
+    who = desks.person_key(workdir, name)
+    index = indexes.read(folder)
+    indexes.check(folder, index)
+    rebuilt = make.rebuild(folder, state=state_folder(state), say=progress)
+    indexes.check(folder, index)  # nothing was swapped while it was built
+    artifacts = rebuilt_artifacts(folder, index, rebuilt)
+    findings = (*rebuilt.findings, *differences(folder, index, rebuilt, artifacts))
+    if findings:
+        raise NotReproducible(
+            f"{index.name} {index.version} is not reproducible here: no link", findings=findings
+        )
+    file = folder / links.FOLDER / links.file_name(who.keyid)
+    write_file(file, links.make(index.digest, artifacts, who))
+    document = {
+        "release": str(index.digest),
+        "rebuilt_by": name,
+        "link": str(file.relative_to(folder)),
+        "products": {path: str(digest) for path, digest in artifacts.products},
+        "materials": {path: str(digest) for path, digest in artifacts.materials},
+    }
+    words = [f"rebuilt {index.name} {index.version} with the same bytes; link {document['link']}"]
+    words += [f"  {digest}  {path}" for path, digest in artifacts.products]
+    emit(document, "\n".join(words), as_json=as_json)
+
+
+def rebuilt_artifacts(folder: Path, index: Index, rebuilt: Rebuilt) -> Artifacts:
+    """Return what the rebuild used and made. The measurements are calculated here, not copied.
+
+    They are of the released image, whose bytes are the rebuilt image's or else no link is made.
+    """
+    from tallystick.build.recipe import parse
+    from tallystick.cli import statements
+    from tallystick.core.digests import Digest
+    from tallystick.core.files import read_file
+    from tallystick.release import links
+    from tallystick.release.layout_lint import MEASUREMENTS
+
+    init_data = folder / statements.INIT_DATA_FILE
+    measured = statements.measurements(
+        parse(rebuilt.build.recipe),
+        read_file(folder / dict(index.products)[statements.IMAGE], "image"),
+        {one.name: read_file(folder / one.path, "firmware") for one in rebuilt.build.firmware},
+        read_file(init_data, "init-data", max_bytes=1 << 20) if init_data.is_file() else None,
+    )
+    products = {product.path: product.digest for product in rebuilt.build.products}
+    products[MEASUREMENTS] = Digest.of(measured)
+    return links.Artifacts(
+        materials=links.expected(index).materials, products=tuple(sorted(products.items()))
+    )
+
+
+def differences(folder: Path, index: Index, rebuilt: Rebuilt, artifacts: Artifacts) -> tuple[Finding, ...]:
+    """Return where the rebuild differs from the release, the products' bytes apart."""
+    from tallystick.build import contents
+    from tallystick.core.files import read_file
+    from tallystick.core.findings import Finding
+    from tallystick.release import links
+
+    found = []
+    released = dict(links.expected(index).products)
+    made = dict(artifacts.products)
+    known = {product.path for product in rebuilt.build.products}
+    for path in sorted(released.keys() | made.keys()):
+        if released.get(path) != made.get(path) and not (path in known and path in released):
+            want, got = str(released.get(path, "no such file")), str(made.get(path, "no such file"))
+            found.append(Finding("rebuild.product.differs", path, want=want, got=got))
+    for one in rebuilt.build.firmware:
+        entry = index.file(one.path)
+        if entry is None or entry.digest != one.digest:
+            want = str(entry.digest) if entry else "no such file"
+            found.append(Finding("rebuild.firmware.differs", one.path, want=want, got=str(one.digest)))
+    for listed in rebuilt.build.contents:
+        path = f"contents/{listed.product}.json"
+        if contents.parse(read_file(folder / path, path), path) != listed:
+            found.append(Finding("rebuild.contents.differs", path, want="the same list", got="another"))
+    drvs = {f"derivations/{path.rpartition('/')[2]}": text for path, text in rebuilt.build.derivations}
+    there = {entry.path for entry in index.under("derivations/")}
+    for path in sorted(drvs.keys() ^ there):
+        want, got = ("a step of the release", "none") if path in there else ("no such step", "a step")
+        found.append(Finding("rebuild.derivation.differs", path, want=want, got=got))
+    return tuple(found)

@@ -1,0 +1,158 @@
+"""The release managers' commands, from an empty work directory to a revoked release."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from release import world as worlds
+from sbom import builds
+
+from tallystick.cli.app import _run
+from tallystick.release import index, keys
+from tallystick.signing import trust as trust_file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What `tally init` makes, and a signed and rebuilt release. Not to be changed."""
+    folder = tmp_path_factory.mktemp("cli")
+    assert _run(["init", "--workdir", str(folder / "work")]) == 0
+    people = ("ci-builder", "rebuilder", "alice", "bob", "carol")
+    signatories = {
+        name: keys.load(folder / "work/people" / name, name)
+        for name in people
+        if (folder / "work/people" / name / keys.KEY_FILE).exists()
+    }
+    world = worlds.World(
+        workdir=folder / "work",
+        trust=trust_file.load(folder / "work/trust.json"),
+        signatories=signatories,
+        online=keys.load(folder / "work/channels/staging", "online", file="online.key"),
+    )
+    world.release(folder / "release")
+    return folder
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("TALLY_HOME", str(tmp_path / "work"))
+    return tmp_path
+
+
+@pytest.fixture
+def tally(capsys):
+    """Run a command with --json; return its exit code and document."""
+
+    def run(*arguments, code=0):
+        capsys.readouterr()
+        got = _run([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        assert got == code, (got, said.out, said.err)
+        return json.loads(said.out)
+
+    return run
+
+
+def test_promote_approve_show_revoke(place, tally, capsys):
+    release = place / "release"
+    digest = str(index.read(release).digest)
+    proposed = tally("promote", release, "--channel", "staging", "--as", "alice")
+    assert [gate["passed"] for gate in proposed["gates"]] == [True] * 9
+    assert proposed["change"]["approvals_missing"] == 2
+    shown = tally("channel", "show", "staging")
+    assert (shown["releases"], shown["pending"][0]["author"]) == ([], "alice")
+    own = tally("approve", "--channel", "staging", "--as", "alice", code=6)
+    assert own["error"]["code"] == "release.approve.author"
+    once = tally("approve", "--channel", "staging", "--as", "bob")
+    assert not once["changes"][0]["live"]
+    twice = tally("approve", "--channel", "staging", "--as", "bob", code=6)
+    assert twice["error"]["code"] == "release.approve.duplicate"
+    live = tally("approve", "--channel", "staging", "--as", "carol")
+    assert live["changes"][0]["live"]
+    (listed,) = tally("channel", "show", "staging")["releases"]
+    assert (listed["digest"], listed["promoted_by"], listed["rebuilt_by"]) == (
+        digest,
+        "alice@example.org",
+        ["rebuilder"],
+    )
+    assert tally("verify", release)["digest"] == digest
+    gone = tally("revoke", release, "--channel", "staging", "--as", "carol", "--reason", "CVE-2026-1")
+    assert gone["release"] == digest
+    shown = tally("channel", "show", "staging")
+    assert (shown["releases"], shown["revocations"][0]["by"]) == ([], "carol")
+    capsys.readouterr()
+    assert _run(["channel", "show", "staging"]) == 0
+    words = capsys.readouterr().out
+    assert f"revoked: {digest} by carol" in words
+
+
+def test_the_gates_are_shown_one_by_one(place, capsys):
+    shutil.rmtree(place / "release/links")
+    assert _run(["promote", str(place / "release"), "--channel", "staging", "--as", "alice"]) == 6
+    said = capsys.readouterr().err
+    assert "ok  index" in said
+    assert "NO  quorum" in said
+    assert "[release.quorum.missing]" in said
+
+
+def test_a_restored_backup_of_a_channel_is_refused(place, tally):
+    """The marks lie apart from the channel, and remember."""
+    shutil.copytree(place / "work/channels/staging", place / "backup")
+    release = place / "release"
+    tally("promote", release, "--channel", "staging", "--as", "alice")
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name)
+    shutil.rmtree(place / "work/channels/staging")
+    shutil.copytree(place / "backup", place / "work/channels/staging")
+    refused = tally("channel", "show", "staging", code=5)
+    assert refused["error"]["code"] == "release.channel.rollback"
+    assert tally("channel", "show", "staging", "--at", "2099-01-01T00:00:00Z", code=6)
+
+
+def test_withdraw_and_refresh(place, tally):
+    tally("promote", place / "release", "--channel", "debug", "--as", "bob")
+    (dropped,) = tally("channel", "withdraw", "debug", "--as", "carol")["withdrawn"]
+    assert dropped["author"] == "bob"
+    assert tally("channel", "refresh", "debug")["version"] == 2
+    assert tally("channel", "show", "debug")["pending"] == []
+
+
+def test_what_is_not_there_is_misuse(place, tally):
+    for arguments in (
+        ("promote", place, "--channel", "staging", "--as", "alice"),
+        ("promote", place / "release", "--channel", "staging", "--as", "nobody"),
+        ("approve", "--channel", "staging", "--as", "alice"),
+        ("approve", "--channel", "../staging", "--as", "alice"),
+        ("revoke", "x", "--channel", "staging", "--as", "alice", "--reason", "x"),
+        ("channel", "withdraw", "staging", "--as", "alice"),
+        ("diff", place, place),
+    ):
+        tally(*arguments, code=2)
+    assert tally("promote", place / "release", "--channel", "other", "--as", "alice", code=6)
+
+
+def test_diff_says_which_component_changed(place, tally, capsys):
+    release = place / "release"
+    assert tally("diff", release, release)["same"]
+    world = worlds.World(
+        workdir=place / "work",
+        trust=trust_file.load(place / "work/trust.json"),
+        signatories={},
+        online=keys.load(place / "work/channels/staging", "online", file="online.key"),
+    )
+    changed = tuple(
+        (path, data + b"#" if path == "lib/python/cbor2.py" else data, mode, component)
+        for path, data, mode, component in builds.FILES
+    )
+    world.release(place / "other", files=changed, rebuilt_by=())
+    found = tally("diff", release, place / "other")
+    initramfs = next(product for product in found["products"] if product["name"] == "initramfs")
+    assert [(c["name"], c["files"]) for c in initramfs["components"]] == [("cbor2", ["lib/python/cbor2.py"])]
+    assert found["measurements"][0]["platform"] == "qemu-vtpm"
+    assert "pcr04" in found["measurements"][0]["values"]
+    capsys.readouterr()
+    assert _run(["diff", str(release), str(place / "other")]) == 0
+    assert "cbor2 6.3.0: same source, other files (1 file)" in capsys.readouterr().out
