@@ -15,9 +15,9 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from signing.boxes import ALICE, BUILDER, DAY, NOW, PAYLOAD, Box
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from signing.boxes import ALICE, BUILDER, DAY, NOW, PAYLOAD, Box, b64
 
 from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, TallystickError, Unsupported
 from tallystick.formats import intoto
@@ -88,6 +88,14 @@ def test_an_enrolled_key_speaks_for_its_own_name_alone(own):
 def test_a_proof_for_another_key_is_worth_nothing(own):
     said = refused(own, lambda ca, _: answer(own, "alice", fresh(), ca.challenge()))
     assert "another key than the request" in said
+
+
+def test_an_answer_to_another_challenge_is_refused(own):
+    person, key = people.load(own.workdir, "alice"), fresh()
+    spki = x509parts.spki(key.public_key())
+    proof = proofs.prove(ALICE, person.key, "yours", spki, NOW)
+    with pytest.raises(NotGenuine, match="another challenge"):
+        proofs.verify_enrolled(proof, own.instance.authority.enrolled, "mine", spki, NOW)
 
 
 def test_a_challenge_is_good_for_one_try(own):
@@ -164,8 +172,9 @@ def test_a_token_of_a_pinned_issuer_names_its_person(oidc):
     "changed",
     [{"aud": "another"}, {"aud": None}, {"iss": "https://other.example"}, {"exp": 1}, {"iat": 99999999999},
      {"nbf": 99999999999}, {"email": ""}, {"email": 7}, {"email": None}, {"email_verified": False},
-     {"email_verified": None}, {"sub": None}, {"exp": "soon"}, {"kid": "k0"}, {"kid": "k9"}, {"signer": fresh()}],
-    ids=str,
+     {"email_verified": None}, {"sub": None}, {"exp": "soon"}, {"exp": float("inf")}, {"kid": "k0"}, {"kid": "k9"},
+     {"signer": fresh()}],
+    ids=lambda forged: str(sorted(forged)) if isinstance(forged, dict) else str(forged),
 )  # fmt: skip
 def test_any_other_token_is_refused(oidc, changed):
     own, token = oidc
@@ -233,6 +242,12 @@ def test_time_does_not_run_back(own):
     assert caught.value.code == "sigstore.clock"
 
 
+EDWARDS_KEY = ed25519.Ed25519PrivateKey.generate()
+EDWARDS = b64(
+    x509.CertificateBuilder(x509.Name([]), x509.Name([]), EDWARDS_KEY.public_key(), 1, NOW, NOW + MINUTE)
+    .sign(EDWARDS_KEY, None)
+    .public_bytes(Encoding.PEM)
+)  # a certificate, but of no key that our CA certifies
 ENVELOPE = '{"payload":"","payloadType":"x","signatures":[{"sig":"AA=="}]}'
 
 
@@ -262,6 +277,7 @@ def enveloped(**content: object) -> dict:
         (enveloped(envelope="{}"), Malformed),
         (enveloped(envelope=ENVELOPE, verifiers=[]), Malformed),
         (enveloped(envelope=ENVELOPE, verifiers=["AA=="]), NotGenuine),
+        (enveloped(envelope=ENVELOPE, verifiers=[EDWARDS]), NotGenuine),
     ],
 )
 def test_the_log_takes_only_signatures_that_hold(box, proposed, error):
@@ -296,6 +312,12 @@ def test_keys_are_for_their_owner(own):
     assert caught.value.code == "key.readable"
 
 
+def test_long_issuers_are_written_too(own):
+    """DER lengths from 128 on take more than one byte."""
+    long = Identity(san=BUILDER.san, issuer="https://issuer.example/" + "x" * 300)
+    assert identity(own.leaf(fresh(), long), "leaf") == long
+
+
 def test_a_sigstore_is_not_made_over_another(own):
     before = {path: path.read_bytes() for path in own.workdir.rglob("*") if path.is_file()}
     with pytest.raises(Misuse) as caught:
@@ -323,7 +345,12 @@ def test_keys_with_a_passphrase_stay_closed_without_it(tmp_path):
         assert caught.value.code == "key.passphrase"
 
 
-@pytest.mark.parametrize("text", ["", "junk", keyfile.public_pem(fresh())])
+RSA_PEM = rsa.generate_private_key(65537, 2048).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+)
+
+
+@pytest.mark.parametrize("text", ["", "junk", keyfile.public_pem(fresh()), RSA_PEM.decode()])
 def test_what_is_no_key_is_malformed(tmp_path, text):
     (tmp_path / "k").write_text(text)
     (tmp_path / "k").chmod(0o600)
@@ -390,6 +417,14 @@ def test_an_error_of_the_callers_own_is_left_alone(box):
         raise FileNotFoundError("mine")
 
 
+def test_a_person_is_with_the_sigstore_that_enrolled_them(own, tmp_path):
+    other = Box.make(tmp_path / "other")
+    (own.workdir / "people").rename(tmp_path / "gone")
+    (other.workdir / "people").rename(own.workdir / "people")
+    with pytest.raises(NotGenuine, match="no enrolled key signed it"):
+        own.sign()
+
+
 def test_an_old_now_is_refused_by_name(tmp_path):
     """sigstore-python's signer compares the certificate with the machine's clock."""
     box = Box.make(tmp_path)
@@ -400,6 +435,22 @@ def test_an_old_now_is_refused_by_name(tmp_path):
 
 def test_the_signer_is_told_from_the_bundle(box, bundle):
     assert sigstore.signer_of(bundle) == BUILDER
+    document = json.loads(bundle)
+    document["verificationMaterial"]["publicKey"] = {"hint": "x"}
+    del document["verificationMaterial"]["certificate"]
+    with pytest.raises(NotGenuine, match="no certificate"):
+        sigstore.signer_of(json.dumps(document).encode())
+
+
+def test_outside_ci_there_is_no_ambient_token(monkeypatch):
+    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"):
+        monkeypatch.delenv(name, raising=False)
+    assert sigstore.ambient_token() is None
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", raising=False)
+    with pytest.raises(TallystickError) as caught:
+        sigstore.ambient_token()
+    assert caught.value.code == "sigstore.unreachable"
 
 
 @pytest.mark.parametrize("config", [b"{}", b'{"mediaType":"x"}'])
