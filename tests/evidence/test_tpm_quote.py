@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -307,6 +308,16 @@ def test_an_authority_counts_by_its_key_and_not_by_its_name():
     assert verify(evidence, endorser(forged, "forger")).roots == ("forger",)
 
 
+def test_an_endorsers_other_certificates_are_links_only():
+    """The trust file pins a key; a certificate that stands beside it is not believed for that."""
+    pinned = TRUST.endorsers[0]
+    forged = authority("enrolment", "p256 forger")
+    beside = Endorsements(endorsers=(replace(pinned, certificates=(*pinned.certificates, der(forged))),))
+    assert verify(made(), beside).roots == ("software-tpm",)
+    evidence = made(leaf=certificate("ak", key("rsa"), "enrolment", key("p256 forger"), usages=[AIK]))
+    assert codes(evidence, beside) == ["tpm.ak-certificate.untrusted"]
+
+
 def test_an_endorser_of_another_kind_does_not_vouch_for_attestation_keys():
     assert codes(made(), endorser(ROOT, kind="tpm-manufacturer")) == ["tpm.ak-certificate.untrusted"]
 
@@ -368,6 +379,7 @@ def test_a_believed_key_needs_no_certificate():
     other = Endorsements(keys=(TrustedKey(label="lab", spki=spki(key("rsa other"))),))
     assert codes(bare, other) == ["tpm.ak-certificate.absent"]
     assert codes(nothing, other) == ["tpm.signature"]
+    assert codes(nothing, trust.plus(other)) == ["tpm.ak.absent"]
 
 
 # The forms
@@ -430,8 +442,9 @@ def protobuf(*fields: tuple[int, bytes | int]) -> bytes:
     return out
 
 
-def quoted_pcrs(*entry: tuple[int, bytes | int]) -> bytes:
-    return protobuf((2, protobuf((3, protobuf((1, 0xB), (2, protobuf(*entry)))))))
+def quoted_pcrs(*entry: tuple[int, bytes | int], twice: bool = False) -> bytes:
+    entries = ((2, protobuf(*entry)),) * (2 if twice else 1)
+    return protobuf((2, protobuf((3, protobuf((1, 0xB), *entries)))))
 
 
 def attestation(bank: int = 0xB, more: tuple[tuple[int, bytes | int], ...] = ()) -> bytes:
@@ -480,10 +493,6 @@ BROKEN = [
     b"rAAAA:AAAA:AAAA",
     b"\x0f\x0f",
     b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
-    protobuf((2, protobuf((1, b"a"), (1, b"b")))),
-    quoted_pcrs((1, 1), (2, b"short")),
-    quoted_pcrs((1, 99), (2, bytes(32))),
-    quoted_pcrs((1, 1)),
 ]
 
 
@@ -495,6 +504,22 @@ def test_what_is_no_evidence_is_malformed_or_unsupported(evidence):
 
 GOOD = [made(), attestation()]
 LEAF = der(leaf())
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [
+        (protobuf((2, protobuf((1, b"a"), (1, b"b")))), "quotes.1: want one value, got another"),
+        (quoted_pcrs((1, 1), (2, b"short")), "PCR 1: want a register below 24 and 32 bytes, got 5 bytes"),
+        (quoted_pcrs((1, 99), (2, bytes(32))), "PCR 99: want a register below 24"),
+        (quoted_pcrs((1, 1)), "quotes.pcrs: want each register once"),
+        (quoted_pcrs((1, 1), (2, bytes(32)), twice=True), "quotes.pcrs: want each register once"),
+    ],
+)
+def test_protocol_buffers_are_read_strictly(evidence, said):
+    with pytest.raises(Malformed) as caught:
+        verify(evidence)
+    assert said in str(caught.value)
 
 
 @settings(max_examples=300, deadline=None)
