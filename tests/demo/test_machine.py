@@ -197,6 +197,7 @@ def test_the_machine_reaches_the_broker_and_nothing_else(tmp_path, tpm_state, mo
 def test_emulation_is_asked_for_by_name_and_the_card_has_no_rom(tmp_path, tpm_state, monkeypatch):
     argv = called(tmp_path, tpm_state, monkeypatch)
     assert after(argv, "-accel") == ["tcg,tb-size=512"]
+    assert after(argv, "-cpu") == ["max,-cx16"]
     assert after(argv, "-append") == []
     assert "virtio-net-pci,netdev=net,romfile=" in after(argv, "-device")
     assert (after(argv, "-m"), after(argv, "-smp")) == (["512"], ["1"])

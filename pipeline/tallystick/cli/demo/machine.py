@@ -29,6 +29,9 @@ from tallystick.core.files import write_file
 GUEST_BROKER_URL = "http://10.0.2.100:8777"
 TIMEOUT_SECONDS = 120.0
 
+# Without CX16: QEMU up to 7.2 loses the flags when it emulates cmpxchg16b, and one boot in ten or so crashes
+# (docs/decisions/0012-measured-boot-facts.md). It moves no register.
+_EMULATED_CPU = "max,-cx16"
 _MAX_CONSOLE_BYTES = 4 << 20
 _PROBE_SECONDS = 6.0
 
@@ -115,7 +118,7 @@ class Machine:
         if self.option_rom:
             write_file(folder / "option.rom", option_rom())
             rom = _escaped(folder / "option.rom")
-        machine = ["-machine", "q35", "-cpu", "host" if self.accelerator == "kvm" else "max"]
+        machine = ["-machine", "q35", "-cpu", "host" if self.accelerator == "kvm" else _EMULATED_CPU]
         machine += ["-m", str(self.ram_mib), "-smp", str(self.vcpus)]
         machine += ["-accel", "kvm" if self.accelerator == "kvm" else "tcg,tb-size=512"]
         image = ["-bios", str(self.firmware), "-kernel", str(self.uki)]
