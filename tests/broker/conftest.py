@@ -34,6 +34,13 @@ def running(world):
         yield found
 
 
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory):
+    """One broker for all tests of a file that only ask; they leave its channel and its keys as they are."""
+    with new_world(tmp_path_factory.mktemp("steady")).running() as found:
+        yield found
+
+
 @pytest.fixture
 def attested(tee_key):
     claims = Claims(

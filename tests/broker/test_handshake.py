@@ -41,8 +41,8 @@ def test_an_honest_machine_gets_each_key_wrapped_to_its_own_key(running, pair):
     assert [leaf["key"] for leaf in running.world.leaves()[2:]] == [WEIGHTS, TOKENIZER]
 
 
-def test_the_challenge_is_the_protocols(running):
-    reply = running.ask("POST", kbs.AUTH_PATH, {"version": "0.4.0", "tee": "tpm", "extra-params": ""})
+def test_the_challenge_is_the_protocols(steady):
+    reply = steady.ask("POST", kbs.AUTH_PATH, {"version": "0.4.0", "tee": "tpm", "extra-params": ""})
     assert reply.status == 200
     assert len(base64.b64decode(reply.json["nonce"])) == 32
     assert reply.json["extra-params"] == {"selected-hash-algorithm": "sha256"}
@@ -63,20 +63,20 @@ def test_the_challenge_is_the_protocols(running):
         ({"extra-params": {"supported-hash-algorithms": ["sha384"]}}, 400, "want sha256, got sha384"),
     ],
 )
-def test_a_request_that_is_not_ours_is_refused(running, change, status, said):
+def test_a_request_that_is_not_ours_is_refused(steady, change, status, said):
     request = {**kbs.Request(tee="tpm").document(), **change}
-    reply = running.ask("POST", kbs.AUTH_PATH, request)
+    reply = steady.ask("POST", kbs.AUTH_PATH, request)
     assert reply.status == status
     assert reply.json["type"].startswith(ERRORS)
     assert said in reply.json["detail"]
 
 
-def test_the_token_is_an_ear_that_others_can_check(running, pair):
+def test_the_token_is_an_ear_that_others_can_check(steady, pair):
     machine = Machine()
-    cookie, nonce = running.challenge()
-    message = running.message(running.certify(machine), nonce, pair)
-    token = running.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie).json["token"]
-    (jwk,) = running.ask("GET", "/tally/v0/token-keys").json["keys"]
+    cookie, nonce = steady.challenge()
+    message = steady.message(steady.certify(machine), nonce, pair)
+    token = steady.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie).json["token"]
+    (jwk,) = steady.ask("GET", "/tally/v0/token-keys").json["keys"]
     found = verify_token(token, jwk)
     assert (found.profile, found.issued_at) == (ear.PROFILE, int(NOW.timestamp()))
     cpu0 = dict(found.submods)["cpu0"]
@@ -90,17 +90,17 @@ def test_the_token_is_an_ear_that_others_can_check(running, pair):
     assert "report_data" not in cpu0.annotated["tpm"]
 
 
-def test_the_token_of_another_image_approves_nothing(running, pair):
-    _, reply = running.attest(Machine(image="b"), pair)
+def test_the_token_of_another_image_approves_nothing(steady, pair):
+    _, reply = steady.attest(Machine(image="b"), pair)
     cpu0 = dict(ear.parse(reply.json["token"]).ear.submods)["cpu0"]
     assert dict(cpu0.vector)["executables"] == 33
     assert cpu0.policy == ""
 
 
-def test_another_image_is_refused_with_the_registers_that_differ(running, pair):
-    cookie, reply = running.attest(Machine(image="b"), pair)
+def test_another_image_is_refused_with_the_registers_that_differ(steady, pair):
+    cookie, reply = steady.attest(Machine(image="b"), pair)
     assert reply.status == 200, "the evidence is genuine"
-    refused = running.fetch(cookie)
+    refused = steady.fetch(cookie)
     assert refused.status == 403
     assert refused.json["type"] == f"{ERRORS}PolicyDeny"
     found = {finding["where"]: finding for finding in refused.json["findings"]}
@@ -110,22 +110,22 @@ def test_another_image_is_refused_with_the_registers_that_differ(running, pair):
     assert refused.json["decision"] in refused.json["detail"]
 
 
-def test_a_refused_workload_is_never_told_what_the_policy_wants(running, pair):
-    cookie, _ = running.attest(Machine(image="b"), pair)
-    refused = running.fetch(cookie)
+def test_a_refused_workload_is_never_told_what_the_policy_wants(steady, pair):
+    cookie, _ = steady.attest(Machine(image="b"), pair)
+    refused = steady.fetch(cookie)
     wanted = {value.hex() for n, value in enumerate(Machine().registers) if n in (4, 9, 11)}
     assert not any(value in refused.body.decode() for value in wanted)
-    leaf = running.world.leaves()[-1]
+    leaf = steady.world.leaves()[-1]
     assert not any(value in json.dumps(leaf) for value in wanted)
-    record = running.world.decision(refused.json["decision"])
+    record = steady.world.decision(refused.json["decision"])
     assert {finding["want"] for finding in record["details"]["findings"]} == wanted
 
 
 @pytest.mark.parametrize("register", ["pcr00", "pcr02", "pcr12"])
-def test_one_changed_register_is_named(running, pair, register):
+def test_one_changed_register_is_named(steady, pair, register):
     changed = Machine(changed={register: "11" * 32})
-    cookie, _ = running.attest(changed, pair)
-    refused = running.fetch(cookie)
+    cookie, _ = steady.attest(changed, pair)
+    refused = steady.fetch(cookie)
     assert refused.status == 403
     assert [(f["code"], f["got"]) for f in refused.json["findings"]] == [
         (f"tpm.{register}.mismatch", "11" * 32)
@@ -143,21 +143,21 @@ def test_a_nonce_attests_once(running, pair):
     assert running.world.leaves()[-2]["codes"] == ["nonce.used"]
 
 
-def test_evidence_of_another_session_is_a_replay(running, pair):
-    machine = running.certify(Machine())
-    _, old = running.challenge()
-    stale = running.message(machine, old, pair)
-    cookie, _ = running.challenge()
-    reply = running.ask("POST", kbs.ATTEST_PATH, stale, cookie=cookie)
+def test_evidence_of_another_session_is_a_replay(steady, pair):
+    machine = steady.certify(Machine())
+    _, old = steady.challenge()
+    stale = steady.message(machine, old, pair)
+    cookie, _ = steady.challenge()
+    reply = steady.ask("POST", kbs.ATTEST_PATH, stale, cookie=cookie)
     assert (reply.status, reply.code) == (401, "attestation.nonce")
-    assert running.fetch(cookie).status == 401
+    assert steady.fetch(cookie).status == 401
 
 
-def test_a_quote_over_an_old_nonce_is_a_replay(running, pair):
-    _, old = running.challenge()
-    cookie, reply = running.attest(Machine(), pair, bound_nonce=old)
+def test_a_quote_over_an_old_nonce_is_a_replay(steady, pair):
+    _, old = steady.challenge()
+    cookie, reply = steady.attest(Machine(), pair, bound_nonce=old)
     assert (reply.status, reply.code) == (401, "tpm.nonce.mismatch")
-    assert running.fetch(cookie).status == 401
+    assert steady.fetch(cookie).status == 401
 
 
 def test_evidence_bound_to_another_public_key_is_refused(running, pair):
@@ -169,65 +169,65 @@ def test_evidence_bound_to_another_public_key_is_refused(running, pair):
     assert (leaf["kind"], leaf["stage"], leaf["codes"]) == ("refusal", "attest", ["tpm.nonce.mismatch"])
 
 
-def test_a_failed_attempt_uses_the_nonce_up(running, pair):
-    machine = running.certify(Machine())
-    cookie, nonce = running.challenge()
-    wrong = running.message(machine, nonce, pair, bound_key=TeeKeyPair.make().public)
-    assert running.ask("POST", kbs.ATTEST_PATH, wrong, cookie=cookie).status == 401
-    right = running.message(machine, nonce, pair)
-    reply = running.ask("POST", kbs.ATTEST_PATH, right, cookie=cookie)
+def test_a_failed_attempt_uses_the_nonce_up(steady, pair):
+    machine = steady.certify(Machine())
+    cookie, nonce = steady.challenge()
+    wrong = steady.message(machine, nonce, pair, bound_key=TeeKeyPair.make().public)
+    assert steady.ask("POST", kbs.ATTEST_PATH, wrong, cookie=cookie).status == 401
+    right = steady.message(machine, nonce, pair)
+    reply = steady.ask("POST", kbs.ATTEST_PATH, right, cookie=cookie)
     assert (reply.status, reply.code) == (401, "nonce.used")
 
 
-def test_a_message_that_is_not_one_does_not_use_the_nonce_up(running, pair):
-    machine = running.certify(Machine())
-    cookie, nonce = running.challenge()
-    assert running.ask("POST", kbs.ATTEST_PATH, b"{", cookie=cookie).status == 400
-    message = running.message(machine, nonce, pair)
-    assert running.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie).status == 200
+def test_a_message_that_is_not_one_does_not_use_the_nonce_up(steady, pair):
+    machine = steady.certify(Machine())
+    cookie, nonce = steady.challenge()
+    assert steady.ask("POST", kbs.ATTEST_PATH, b"{", cookie=cookie).status == 400
+    message = steady.message(machine, nonce, pair)
+    assert steady.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie).status == 200
 
 
-def test_other_init_data_than_was_measured_is_refused(running, pair):
+def test_other_init_data_than_was_measured_is_refused(steady, pair):
     other = initdata.make({"artifacts.json": "{ }"}).decode()
-    _, reply = running.attest(Machine(), pair, init_data=other)
+    _, reply = steady.attest(Machine(), pair, init_data=other)
     assert (reply.status, reply.code) == (401, "tpm.init-data.mismatch")
 
 
-def test_measured_init_data_that_the_policy_does_not_want_is_refused(running, pair):
+def test_measured_init_data_that_the_policy_does_not_want_is_refused(steady, pair):
     other = initdata.make({"artifacts.json": "{ }"}).decode()
-    cookie, reply = running.attest(Machine(init_data=other), pair)
+    cookie, reply = steady.attest(Machine(init_data=other), pair)
     assert reply.status == 200
-    refused = running.fetch(cookie)
+    refused = steady.fetch(cookie)
     assert [f["code"] for f in refused.json["findings"]] == ["tpm.pcr08.mismatch"]
 
 
-def test_init_data_need_not_be_sent_to_be_held_against_the_policy(running, pair):
-    cookie, reply = running.attest(Machine(), pair, init_data=None)
+def test_init_data_need_not_be_sent_to_be_held_against_the_policy(steady, pair):
+    cookie, reply = steady.attest(Machine(), pair, init_data=None)
     assert reply.status == 200
-    assert running.fetch(cookie).status == 200
+    assert steady.fetch(cookie).status == 200
 
 
-def test_evidence_of_more_devices_is_not_ignored(running, pair):
-    machine = running.certify(Machine())
-    cookie, nonce = running.challenge()
-    message = running.message(machine, nonce, pair)
+def test_evidence_of_more_devices_is_not_ignored(steady, pair):
+    machine = steady.certify(Machine())
+    cookie, nonce = steady.challenge()
+    message = steady.message(machine, nonce, pair)
     message["tee-evidence"]["additional_evidence"] = '{"nvidia":{}}'
-    reply = running.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie)
+    reply = steady.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie)
     assert reply.status == 400
     assert "additional_evidence: want none" in reply.json["detail"]
 
 
-def test_a_bearer_token_alone_does_not_release(running, pair):
-    cookie, reply = running.attest(Machine(), pair)
+def test_a_bearer_token_alone_does_not_release(steady, pair):
+    cookie, reply = steady.attest(Machine(), pair)
     bearer = {"Authorization": f"Bearer {reply.json['token']}"}
     for more in ({"headers": bearer}, {"headers": {}}):
-        answer = running.fetch("", **more)
+        answer = steady.fetch("", **more)
         assert (answer.status, answer.code) == (401, "session.not-attested")
         assert answer.json["type"] == f"{ERRORS}TokenNotFound"
-    fresh, _ = running.challenge()
-    assert running.fetch(fresh, headers=bearer).status == 401
-    assert running.fetch("0" * 32, headers=bearer).code == "session.unknown"
-    assert running.fetch(cookie).status == 200
+    fresh, _ = steady.challenge()
+    assert steady.fetch(fresh, headers=bearer).status == 401
+    assert steady.fetch("0" * 32, headers=bearer).code == "session.unknown"
+    assert steady.fetch(cookie).status == 200
 
 
 def test_a_key_that_no_policy_names_is_refused_whether_it_exists_or_not(running, pair):
@@ -266,9 +266,9 @@ def test_a_destroyed_key_is_refused_at_once(running, pair):
 
 
 @pytest.mark.parametrize("path", ["a/b", "a/b/c/d", "..%2fa/b/c", "a/b/c%0a", "a//c", "%ff/b/c"])
-def test_a_path_that_names_no_resource_is_not_found(running, pair, path):
-    cookie, _ = running.attest(Machine(), pair)
-    reply = running.fetch(cookie, path)
+def test_a_path_that_names_no_resource_is_not_found(steady, pair, path):
+    cookie, _ = steady.attest(Machine(), pair)
+    reply = steady.fetch(cookie, path)
     assert reply.status == 404
     assert reply.json["type"] == f"{ERRORS}InvalidRequestPath"
 
@@ -303,9 +303,9 @@ def test_evidence_older_than_the_policy_takes_is_refused(world, pair):
         assert running.fetch(cookie).code == "evidence.stale"
 
 
-def test_responses_are_not_to_be_stored(running, pair):
-    cookie, reply = running.attest(Machine(), pair)
-    for answer in (reply, running.fetch(cookie), running.ask("GET", "/healthz")):
+def test_responses_are_not_to_be_stored(steady, pair):
+    cookie, reply = steady.attest(Machine(), pair)
+    for answer in (reply, steady.fetch(cookie), steady.ask("GET", "/healthz")):
         assert answer.headers["cache-control"] == "no-store"
 
 
@@ -318,19 +318,19 @@ def test_the_checkpoint_is_signed_and_covers_every_leaf(running, pair):
     assert checkpoint.parse(note.text).size == len(running.world.leaves()) == 2
 
 
-def test_explanations_come_from_the_evaluator_and_the_log(running, pair):
+def test_explanations_come_from_the_evaluator_and_the_log(steady, pair):
     from tallystick.broker.explaining import explain
 
-    cookie, _ = running.attest(Machine(image="b"), pair)
-    refused = running.fetch(cookie)
-    found = explain(running.world.home, refused.json["decision"])
+    cookie, _ = steady.attest(Machine(image="b"), pair)
+    refused = steady.fetch(cookie)
+    found = explain(steady.world.home, refused.json["decision"])
     assert found.again is True
     assert found.nearest is not None
     assert found.nearest.digest == release().digest
     assert {f.where: f.want for f in found.findings}["pcr04"] == Machine().registers[4].hex()
-    cookie, _ = running.attest(Machine(), pair)
-    assert running.fetch(cookie).status == 200
-    allowed = explain(running.world.home, str(running.world.leaves()[-1]["decision"]))
+    cookie, _ = steady.attest(Machine(), pair)
+    assert steady.fetch(cookie).status == 200
+    allowed = explain(steady.world.home, str(steady.world.leaves()[-1]["decision"]))
     assert (allowed.again, allowed.findings) == (True, ())
     assert allowed.release is not None
     assert allowed.release.digest == release().digest

@@ -104,7 +104,12 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
             Route(KEYS_PATH, keys, methods=["GET"]),
             Route("/healthz", health, methods=["GET"]),
         ],
-        exception_handlers={Answer: _answered, TallystickError: _failed, HTTPException: _no_route},
+        exception_handlers={
+            Answer: _answered,
+            TallystickError: _failed,
+            HTTPException: _no_route,
+            Exception: _broken,
+        },
         lifespan=lifespan,
     )
     return _AccessLog(app)
@@ -183,6 +188,11 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return await _answered(request, wire.no_such_path(status, code))
 
 
+async def _broken(request: Request, error: Exception) -> Response:
+    """Answer what is our bug. It is raised once more for the log, which says where it is and no value."""
+    return await _answered(request, Answer(500, wire.INTERNAL, "the broker failed", code="bug"))
+
+
 def _note(request: Request, **facts: str) -> None:
     request.scope.setdefault("tallystick.facts", {}).update({k: v for k, v in facts.items() if v})
 
@@ -216,10 +226,6 @@ class _AccessLog:
                 at = at.tb_next
             where = f"{at.tb_frame.f_globals.get('__name__')}:{at.tb_lineno}" if at is not None else "unknown"
             _FAULTS.error(json.dumps({"code": "bug", "kind": type(error).__name__, "where": where}))
-            facts["code"] = "bug"
-            if not status:
-                told = Answer(500, wire.INTERNAL, "the broker failed", code="bug")
-                await _plain_json(encode(told.document), 500)(scope, receive, sending)
         finally:
             if _ACCESS.isEnabledFor(logging.INFO):
                 taken = round((time.perf_counter() - began) * 1000, 2)
