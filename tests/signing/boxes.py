@@ -170,3 +170,20 @@ def flipped(text: str, at: int = 5) -> str:
 
 def rfc3339(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def replaced(
+    builder: x509.CertificateBuilder, value: x509.ExtensionType, *, critical: bool = True
+) -> x509.CertificateBuilder:
+    """The builder with ``value`` in the place of the extension of its kind."""
+    kept = [extension for extension in builder._extensions if extension.oid != value.oid]
+    kept.append(x509.Extension(value.oid, critical, value))
+    return x509.CertificateBuilder(
+        builder._issuer_name,
+        builder._subject_name,
+        builder._public_key,
+        builder._serial_number,
+        builder._not_valid_before,
+        builder._not_valid_after,
+        kept,
+    )

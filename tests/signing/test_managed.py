@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,9 +24,11 @@ from signing.boxes import (
     b64,
     bundle_of,
     flipped,
+    replaced,
     signed,
     spelled,
 )
+from signing.stamper import Stamper
 from signing.test_windows import PARTS, windowed
 
 from tallystick.core.digests import Digest
@@ -35,6 +39,7 @@ from tallystick.signing import managed, root
 from tallystick.signing.artifact import Artifact
 from tallystick.signing.verify import Verifier
 
+STAMPER = Stamper()
 KEYS = {
     "P-256": (ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()),
     "P-384": (ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()),
@@ -241,6 +246,7 @@ def entry_of(document: dict) -> dict:
         (lambda e: e["inclusionPromise"].update(signedEntryTimestamp=b64(b"x" * 70)), "bundle.set"),
         (lambda e: e.update(integratedTime=str(int(NOW.timestamp()) + 1)), "bundle.set"),
         (lambda e: e.update(logIndex="7"), "bundle.set"),
+        (lambda e: e.update(logIndex=str(2**60)), "bundle.set"),
         (lambda e: e["logId"].update(keyId=flipped(e["logId"]["keyId"])), "bundle.log-unknown"),
         (lambda e: e.pop("inclusionProof"), "bundle.log-proof"),
         (lambda e: e.pop("inclusionPromise"), "bundle.timestamp"),
@@ -266,6 +272,37 @@ def test_the_logs_window_counts_here_too(box):
     closed = windowed(box, "tlogs", start=NOW - 9 * DAY, end=NOW - DAY)
     assert refusal(document, box=box, root=closed) == "bundle.log-window"
     assert refusal(document, box=box, now=NOW - DAY) == "bundle.future"
+
+
+def test_a_log_with_an_edwards_key(box):
+    """Rekor v2 signs so; its promise, if it gave one, would be by that key too."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    document = logged(box, statement("P-256"))
+    trusted = json.loads(box.root)
+    trusted["tlogs"][0]["publicKey"] |= {"keyDetails": "PKIX_ED25519", "rawBytes": b64(der(key))}
+    proof = entry_of(document)["inclusionProof"]
+    text, line = proof["checkpoint"]["envelope"].split("\n\n")
+    hint = root.parse(box.root).logs[0].log_id[:4]
+    signature = b64(hint + key.sign(f"{text}\n".encode()))
+    proof["checkpoint"]["envelope"] = f"{text}\n\n{line.rsplit(' ', 1)[0]} {signature}\n"
+    signed_root = json.dumps(trusted).encode()
+    assert refusal(document, box=box, root=signed_root) == "bundle.set"
+    proof["checkpoint"]["envelope"] = proof["checkpoint"]["envelope"].replace(
+        signature, b64(hint + b"x" * 64)
+    )
+    assert refusal(document, box=box, root=signed_root) == "bundle.checkpoint"
+
+
+def test_a_promise_without_the_time_that_it_signs(box):
+    document = logged(box, statement("P-256"))
+    stamp = STAMPER.stamp(base64.b64decode(document["dsseEnvelope"]["signatures"][0]["sig"]))
+    document["verificationMaterial"]["timestampVerificationData"] = {
+        "rfc3161Timestamps": [{"signedTimestamp": b64(stamp)}]
+    }
+    trusted = json.dumps(json.loads(box.root) | {"timestampAuthorities": [STAMPER.authority()]}).encode()
+    assert verify(document, box=box, root=trusted).signed_at == NOW
+    del entry_of(document)["integratedTime"]
+    assert refusal(document, box=box, root=trusted) == "bundle.set"
 
 
 def test_a_log_key_of_a_kind_that_we_do_not_know(box):
@@ -299,11 +336,11 @@ def test_a_key_of_a_kind_that_we_do_not_know(text, error):
 
 
 def legacy(
-    box: Box, *, identity=BUILDER, edit=None, kind: str = intoto.PAYLOAD_TYPE, ct_key=None, now=NOW
+    box: Box, *, identity=BUILDER, edit=None, kind: str = intoto.PAYLOAD_TYPE, key=None, now=NOW
 ) -> dict:
-    key = ec.generate_private_key(ec.SECP256R1())
-    leaf = box.leaf(key, identity, edit=edit, ct_key=ct_key, now=now)
-    envelope = signed(key, PAYLOAD, kind)
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    leaf = box.leaf(key, identity, edit=edit, now=now)
+    envelope = signed(key if isinstance(key, ec.EllipticCurvePrivateKey) else KEYS["P-256"][0], PAYLOAD, kind)
     sig = b64(envelope.signatures[0].sig)
     signature = {"publicKey": b64(leaf.public_bytes(Encoding.PEM)), "sig": b64(sig.encode())}
     payload = {"algorithm": "sha256", "value": hashlib.sha256(PAYLOAD).hexdigest()}
@@ -383,6 +420,38 @@ def test_no_part_of_the_old_form_can_be_changed(box, change, code):
     document = legacy(box)
     change(document)
     assert judged(box, document) == code
+
+
+@pytest.mark.parametrize("value", [x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), None])
+def test_the_old_form_needs_a_certificate_for_code(box, value):
+    def edit(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+        if value is not None:
+            return replaced(builder, value, critical=False)
+        usage = x509.ExtendedKeyUsage.oid
+        builder._extensions[:] = [one for one in builder._extensions if one.oid != usage]
+        return builder
+
+    assert judged(box, legacy(box, edit=edit)) == "bundle.certificate"
+
+
+def test_the_old_form_needs_a_key_that_we_know(box):
+    key = ed25519.Ed25519PrivateKey.generate()
+    assert judged(box, legacy(box, key=key)) == "bundle.signature"
+
+
+def test_the_old_form_needs_a_ct_log_key_that_we_know(box):
+    trusted = json.loads(box.root)
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    for raw in (b64(der(edwards)), "AA=="):
+        trusted["ctlogs"][0]["publicKey"]["rawBytes"] = raw
+        assert judged(box, legacy(box), root=json.dumps(trusted).encode()) == "bundle.sct"
+
+
+def test_the_old_form_is_of_statements(box):
+    document = legacy(box)
+    del document["dsseEnvelope"]
+    document["messageSignature"] = file_signature("P-256")["messageSignature"]
+    assert judged(box, document) == "bundle.signature"
 
 
 def test_the_old_form_about_another_signature_is_refused(box):

@@ -95,6 +95,7 @@ WRONG = {
     "unknown field": set_("more", 1),
     "no builders": set_("builders", ...),
     "builders by name": set_("builders", {}),
+    "builders that are texts": set_("builders", ["ci"]),
     "builder without id": set_("builders.0.builder_id", ...),
     "builder with a pattern": set_("builders.0.identity_regex", ".*"),
     "an identity in two words": set_("promoters.0.san", "alice @example.org"),

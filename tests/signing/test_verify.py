@@ -26,6 +26,7 @@ from signing.boxes import (
     bundle_of,
     edited,
     flipped,
+    replaced,
     spelled,
 )
 
@@ -106,15 +107,6 @@ def two_names(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
     return replaced(builder, x509.SubjectAlternativeName(names))
 
 
-def replaced(builder: x509.CertificateBuilder, value: x509.ExtensionType) -> x509.CertificateBuilder:
-    kept = [extension for extension in builder._extensions if extension.oid != value.oid]
-    kept.append(x509.Extension(value.oid, True, value))
-    return x509.CertificateBuilder(
-        builder._issuer_name, builder._subject_name, builder._public_key, builder._serial_number,
-        builder._not_valid_before, builder._not_valid_after, kept,
-    )  # fmt: skip
-
-
 def test_a_certificate_with_two_names_names_nobody(box):
     key = ec.generate_private_key(ec.SECP256R1())
     bundle = spelled(box.forge(key=key, certificate=box.leaf(key, edit=two_names)))
@@ -189,6 +181,11 @@ def test_a_signature_after_the_certificate_expired_is_refused(box):
         part["validFor"] = {"start": "2020-01-01T00:00:00Z"}
     bundle = spelled(box.forge(key=key, certificate=old))
     assert refusal(box, bundle, root=json.dumps(root).encode()) == "bundle.certificate"
+
+
+@pytest.mark.parametrize("when", [2**63 - 1, 253402300800])
+def test_a_time_outside_the_calendar_is_in_the_future(box, bundle, when):
+    assert refusal(box, edited(bundle, put(entry, "integratedTime", str(when)))) == "bundle.future"
 
 
 # Every part of it

@@ -14,7 +14,6 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
-from tallystick.core.errors import TallystickError
 from tallystick.signing.records import Identity
 from tallystick.signing.refusals import refusal
 from tallystick.signing.root import Authority
@@ -34,8 +33,6 @@ def _reading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except TallystickError:
-        raise
     except Exception as error:
         want = "one that can be read"
         raise refusal(what, "bundle.certificate", "certificate", want, str(error)) from None

@@ -163,17 +163,15 @@ def _verify_promise(entry: LogEntry, key: cp.PublicKey, what: str) -> None:
 
     if entry.integrated_time is None:
         raise refusal(what, "bundle.set", "integratedTime", "the time that the promise signs", "none")
-    signed = rfc8785.dumps(
-        {
-            "body": canonical_base64.encode(entry.body),
-            "integratedTime": entry.integrated_time,
-            "logID": entry.log_id.hex(),
-            "logIndex": entry.log_index,
-        }
-    )
+    fields: dict[str, str | int] = {
+        "body": canonical_base64.encode(entry.body),
+        "integratedTime": entry.integrated_time,
+        "logID": entry.log_id.hex(),
+        "logIndex": entry.log_index,
+    }
     try:
-        _check(key, entry.signed_entry_timestamp or b"", signed)
-    except InvalidSignature:
+        _check(key, entry.signed_entry_timestamp or b"", rfc8785.dumps(fields))
+    except (InvalidSignature, rfc8785.CanonicalizationError):  # the second: an index beyond 2^53
         raise refusal(
             what, "bundle.set", "signedEntryTimestamp", "one that holds", "one that does not"
         ) from None

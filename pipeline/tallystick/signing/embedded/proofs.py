@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,7 +101,9 @@ def verify_enrolled(
         claims = _claims(proof, load_pem_public_key(one.public_key.encode()), ["ES256"])
         if claims is None:
             continue
-        _check_claims(claims, now, nonce=nonce)
+        _check_claims(claims, now)
+        if claims.get("nonce") != nonce:
+            raise _refuse("it answers another challenge")
         if (claims.get("iss"), claims.get("sub")) != (one.identity.issuer, one.identity.san):
             raise _refuse("the key that signed it is enrolled for somebody else")
         if claims.get("spki") != hashlib.sha256(spki).hexdigest():
@@ -126,7 +129,7 @@ def verify_token(proof: str, issuers: tuple[Issuer, ...], now: datetime) -> Iden
                 continue
             claims = _claims(proof, key.key, _ALGORITHMS)
             if claims is not None:
-                _check_claims(claims, now, nonce=None)
+                _check_claims(claims, now)
                 return Identity(san=_subject(claims, issuer), issuer=issuer.issuer)
     raise _refuse("it answers no challenge of ours, and no pinned issuer signed it")
 
@@ -158,17 +161,17 @@ def _claims(proof: str, key: Any, algorithms: list[str]) -> dict[str, Any] | Non
     return claims
 
 
-def _check_claims(claims: dict[str, Any], now: datetime, *, nonce: str | None) -> None:
+def _check_claims(claims: dict[str, Any], now: datetime) -> None:
     at = now.timestamp()
     leeway = _LEEWAY.total_seconds()
     issued, expires, begins = (claims.get(name) for name in ("iat", "exp", "nbf"))
     for name, value in (("iat", issued), ("exp", expires), ("nbf", begins)):
-        if not isinstance(value, int | float) and not (name == "nbf" and value is None):
+        if name == "nbf" and value is None:
+            continue
+        if not isinstance(value, int | float) or not math.isfinite(value):
             raise _refuse(f"its {name} is no time")
     if not issued - leeway <= at < expires + leeway or (begins is not None and at < begins - leeway):  # type: ignore[operator]
         raise _refuse("it is not valid now")
-    if nonce is not None and claims.get("nonce") != nonce:
-        raise _refuse("it answers another challenge")
 
 
 def _part(value: dict[str, Any]) -> str:
