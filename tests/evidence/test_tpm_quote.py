@@ -8,6 +8,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -297,6 +298,19 @@ def test_a_certificate_without_extended_usage_is_judged_by_its_key_usage():
     assert verify(made(leaf=leaf(usages=None))).roots == ("software-tpm",)
 
 
+def test_a_certificate_that_does_not_say_what_its_key_is_for_is_refused():
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ak")])
+    bare = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=ROOT.subject)
+        .public_key(key("rsa").public_key())
+        .serial_number(5)
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .sign(key("p256 authority"), hashes.SHA256())
+    )
+    assert codes(made(leaf=bare)) == ["tpm.ak-certificate.usage"]
+
+
 def test_an_authority_counts_by_its_key_and_not_by_its_name():
     """Anybody's swtpm has authorities of the same names."""
     forged = authority("enrolment", "p256 forger")
@@ -393,6 +407,23 @@ def test_the_table_of_kinds_calls_this_module():
     assert caught.value.code == "evidence.kind"
     assert "tpm-quote" in kinds.supported()
     assert kinds.show("tpm-quote", made())["quote"]["extra_data"] == NONCE.hex()
+    with pytest.raises(Malformed):
+        kinds.verify("ear", b"", [], nonce=None, at=NOW)
+
+
+def test_a_module_for_several_kinds_is_told_which(monkeypatch):
+    module = SimpleNamespace(
+        KINDS=("a-kind",),
+        verify=lambda kind, *_, **__: f"verified {kind}",
+        show=lambda kind, _: f"shown {kind}",
+    )
+    monkeypatch.setattr(kinds, "_module", lambda kind: module)
+    assert kinds.verify("a-kind", b"", [], nonce=None, at=NOW) == "verified a-kind"
+    assert kinds.show("a-kind", b"") == "shown a-kind"
+    monkeypatch.setattr(kinds, "_module", lambda kind: SimpleNamespace(KIND="a-kind"))
+    with pytest.raises(Unsupported, match="want one that can be shown") as caught:
+        kinds.show("a-kind", b"")
+    assert caught.value.code == "evidence.show"
 
 
 def pem(private) -> bytes:
@@ -420,6 +451,7 @@ def test_an_endorsement_may_be_a_certificate_or_a_key_in_any_usual_form(file):
         (b"hello", Malformed),
         (b"0hello", Malformed),
         (b"-----BEGIN PUBLIC KEY-----", Malformed),
+        (b"-----BEGIN PUBLIC KEY-----\nAAA\n-----END PUBLIC KEY-----", Malformed),
         (b"-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----", Malformed),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", Malformed),
         (sized(public(key("rsa"), attributes=0)), NotGenuine),
@@ -455,7 +487,7 @@ def attestation(bank: int = 0xB, more: tuple[tuple[int, bytes | int], ...] = ())
     ]
     pcrs[0] = (2, pcrs[0][1].replace(b"\x08\0", b"", 1))  # protocol buffers leave a zero out
     message, signature = (base64.b64decode(quote[name]) for name in ("message", "signature"))
-    inner = protobuf((1, message), (2, signature), (3, protobuf((1, bank), *pcrs)))
+    inner = protobuf((1, message), (2, signature), (3, protobuf((1, bank), *pcrs, (9, 9))), (8, 8))
     return protobuf(
         (1, base64.b64decode(document["ak_public_area"])),
         (2, inner),
@@ -492,6 +524,9 @@ BROKEN = [
     b"r:\xff:",
     b"rAAAA:AAAA:AAAA",
     b"\x0f\x0f",
+    b"\x00\x00",
+    b"\x12" + b"\xff" * 9 + b"\x7f",
+    bytes(tpm_quote.tpm_forms.MAX_BYTES + 1),
     b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
 ]
 
@@ -549,6 +584,58 @@ def test_a_changed_certificate_is_verified_or_refused(at, value):
     raw[at % len(raw)] = value
     with suppress(Malformed, Unsupported, NotGenuine):
         verify(made(fields={"ak_certificate": text(bytes(raw))}))
+
+
+def tools_pcrs(selection: bytes, *values: bytes, count: int = 1, used: int | None = None) -> bytes:
+    """Return a PCR file as tpm2-tools writes it, with one list of digests."""
+    selections = (b"\x0b\0" + selection).ljust(8, b"\0").ljust(128, b"\0")
+    slots = b"".join((len(one).to_bytes(2, "little") + one).ljust(66, b"\0") for one in values).ljust(
+        528, b"\0"
+    )
+    used = len(values) if used is None else used
+    return count.to_bytes(4, "little") + selections + b"\1\0\0\0" + used.to_bytes(4, "little") + slots
+
+
+def keylime(pcrs: bytes) -> bytes:
+    quote = DOCUMENT["tpm_quote"]
+    return f"r{quote['message']}:{quote['signature']}:{text(pcrs)}\n".encode()
+
+
+def test_keylimes_text_is_read_and_its_pcr_file_strictly():
+    registers = {1: bytes([1]) * 32, 9: bytes([9]) * 32}
+    message = attest(registers, NONCE)
+    parts = (message, sign(key("rsa"), message, RSASSA), tools_pcrs(b"\3\2\2\0", *registers.values()))
+    evidence = ("r" + ":".join(map(text, parts))).encode()
+    trust = Endorsements(keys=(TrustedKey(label="lab", spki=spki(key("rsa"))),))
+    assert verify(evidence, trust).values["pcr09"] == "09" * 32
+    for pcrs, said in (
+        (tools_pcrs(b"\3\1\0\0"), "PCRs: want 1 values, got 0"),
+        (tools_pcrs(b"\3\0\0\0", used=9), "PCRs digests at offset 140: want at most 8, got 9"),
+        (tools_pcrs(b"\3\0\0\0")[:-1], "PCRs buffer"),
+    ):
+        with pytest.raises(Malformed) as caught:
+            verify(keylime(pcrs), trust)
+        assert said in str(caught.value)
+    with pytest.raises(Unsupported, match="want one selection, of the SHA-256 bank, got 2"):
+        verify(keylime(tools_pcrs(b"\3\0\0\0", count=2)), trust)
+
+
+def test_an_area_on_another_curve_is_unsupported():
+    area = public(key("p521"), scheme=ECDSA)
+    with pytest.raises(Unsupported, match="curve: want P-256, P-384, got P-521"):
+        verify(made(fields={"ak_public_area": text(area)}))
+
+
+def test_an_area_whose_numbers_are_no_key_is_malformed():
+    area = bytearray(public(key("p256"), scheme=ECDSA))
+    area[-1] ^= 1
+    with pytest.raises(Malformed, match="numbers of a key"):
+        verify(made(fields={"ak_public_area": text(bytes(area))}))
+
+
+def test_show_lists_what_there_is():
+    nothing = dict.fromkeys(("ak_public", "ak_public_area", "ak_certificate", "event_log"))
+    assert sorted(tpm_quote.show(made(fields=nothing))) == ["pcrs", "quote", "signature"]
 
 
 def test_show_lists_every_field_without_believing_any():

@@ -56,6 +56,12 @@ def test_files_are_listed_without_padding_and_up_to_erased_flash():
     assert bytes(content[listed[0].offset :][:9]) == b"a" * 9
 
 
+def test_sections_of_other_kinds_are_passed_over():
+    inner = sections(section(0x17, pei_volume()), section(0x17, volume(file(DXE_CORE, b"core"))))
+    wrapped = sections(section(0x19, b"raw"), section(0x02, bytes(20)), packed(inner))
+    assert bytes(firmware.parse(image(wrap=wrapped)).pei) == pei_volume()
+
+
 def test_a_large_section_is_read():
     inner = sections(
         section(0x17, pei_volume(), extended=True), section(0x17, volume(file(DXE_CORE, b"core")))

@@ -168,7 +168,7 @@ def endorsement(data: bytes, label: str = "") -> Endorsements:
     if b"-----BEGIN PUBLIC KEY-----" in data:
         try:
             return _believed(tpm_keys.from_spki(base64.b64decode(data.split(b"-----")[2])), label)
-        except (binascii.Error, IndexError):
+        except binascii.Error:
             raise Malformed("endorsement", at="PEM", want="a public key", got="other text") from None
     if data[:1] != b"\x30" and b"-----BEGIN" not in data:
         area = tpm.parse_sized_public(data)
