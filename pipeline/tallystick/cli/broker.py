@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,13 +68,15 @@ def serve(
     """Serve keys until SIGTERM or Ctrl-C. Says on stderr when it is ready, then one line of JSON a request."""
     from tallystick.broker import opening, server
     from tallystick.broker.config import BrokerConfig
+    from tallystick.cli.workdir import place
 
     _log_to_stderr()
+    folder = place(workdir)
     config = BrokerConfig(
-        workdir=_workdir(workdir),
+        workdir=folder,
         channel_dir=channel_dir,
         channel=channel or channel_dir.resolve().name,
-        trust=trust or _workdir(workdir) / "trust.json",
+        trust=trust or folder / "trust.json",
         host=host,
         port=port,
         passphrase=_passphrase(passphrase_file),
@@ -262,18 +263,12 @@ def _record(record: KeyRecord) -> dict[str, str]:
     }
 
 
-def _workdir(given: Path | None) -> Path:
-    if given is not None:
-        return given
-    home = os.environ.get("TALLY_HOME")
-    return Path(home) if home else Path.home() / ".local" / "share" / "tallystick"
-
-
 def broker_home(workdir: Path | None) -> Home:
     """Return the folder of the broker in a work directory, the default one when none was named."""
     from tallystick.broker.config import Home
+    from tallystick.cli.workdir import place
 
-    return Home(_workdir(workdir) / "broker")
+    return Home(place(workdir) / "broker")
 
 
 def _passphrase(path: Path | None) -> str | None:
