@@ -62,6 +62,7 @@ def make(workdir: Path, now: datetime) -> Made:
         Misuse: one of the parts is there without the others (``workdir.partial``): it is not ours to change.
         Unreachable: the disk refuses.
     """
+    _check_free(workdir)
     with _aside(workdir) as folder:
         made = _fill(folder, now)
         _move(folder, workdir)
@@ -178,16 +179,27 @@ def _make_endorsers(folder: Path) -> tuple[tuple[Endorser, ...], tuple[str, ...]
 
 @contextmanager
 def _aside(workdir: Path) -> Iterator[Path]:
-    """Give an empty private folder beside ``workdir``, which is gone afterwards however the block ends."""
+    """Give an empty private folder on the disk of ``workdir``, gone afterwards however the block ends."""
+    near = workdir if workdir.is_dir() else workdir.parent
     try:
-        workdir.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{workdir.name}.", dir=workdir.parent))
+        near.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".init.", dir=near))
     except OSError as error:
         raise Unreachable(f"{workdir}: {error.strerror}", code="file.unwritable") from None
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_free(workdir: Path) -> None:
+    """Raise :class:`Misuse` when a part is there already."""
+    there = [name for name in PARTS if (workdir / name).exists()]
+    if there:
+        message = (
+            f"{workdir} holds {', '.join(there)} but no set-up of ours; move it away, or name another folder"
+        )
+        raise Misuse(message, code="workdir.partial")
 
 
 def _move(folder: Path, workdir: Path) -> None:
@@ -199,12 +211,7 @@ def _move(folder: Path, workdir: Path) -> None:
     except OSError as error:
         if not workdir.exists():  # else another process was first
             raise Unreachable(f"{workdir}: {error.strerror}", code="file.unwritable") from None
-    there = [name for name in PARTS if (workdir / name).exists()]
-    if there:
-        message = (
-            f"{workdir} holds {', '.join(there)} but no set-up of ours; move it away, or name another folder"
-        )
-        raise Misuse(message, code="workdir.partial")
+    _check_free(workdir)
     moved: list[Path] = []
     try:
         for name in PARTS:
