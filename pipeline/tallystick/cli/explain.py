@@ -93,4 +93,6 @@ def _changes(promoted: Path | None, running: Path | None) -> tuple[ComponentChan
         for name in both
         for change in component_changes(contents(promoted, name), contents(running, name))
     ]
-    return tuple({change.words: change for change in found}.values())
+    moved = [c for c in found if c.before is None or c.after is None or c.before.digest != c.after.digest]
+    # What is assembled from other parts differs whenever a part does: named only where no part does.
+    return tuple({change.words: change for change in moved or found}.values())

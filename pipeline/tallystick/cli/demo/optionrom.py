@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 
 _FILE_BYTES = 0x200  # alignment in the file and in memory
-_VENDOR, _DEVICE = 0x1AF4, 0x1041  # virtio 1.2, section 4.1.2: a network card; the firmware compares them
+_VENDOR, _DEVICE = 0x1AF4, 0x1000  # virtio 1.2, section 4.1.2: a transitional network card
+_DATA_OFFSET = 0x1C  # of the PCI data structure: a multiple of four
 _CODE = bytes.fromhex("31c0c3")  # xor eax, eax; ret: EFI_SUCCESS
 
 
@@ -20,12 +21,16 @@ def option_rom() -> bytes:
     driver = _driver()
     header_bytes = 0x40
     size = -(-(header_bytes + len(driver)) // 512)
-    header = struct.pack("<HHIHHH8sHH", 0xAA55, size, 0x0EF1, 11, 0x8664, 0, bytes(8), header_bytes, 0x1C)
+    header = struct.pack(
+        "<HHIHHH8sHH", 0xAA55, size, 0x0EF1, 11, 0x8664, 0, bytes(8), header_bytes, _DATA_OFFSET
+    )
     # PCI data structure, revision 3: network controller, code type 3 (UEFI), the last image
     data = struct.pack(
         "<4sHHHHB3sHHBBHHH", b"PCIR", _VENDOR, _DEVICE, 0, 0x1C, 3, b"\0\0\2", size, 0, 3, 0x80, 0, 0, 0
     )
-    return (header + data).ljust(header_bytes, b"\0") + driver.ljust(size * 512 - header_bytes, b"\0")
+    return (header.ljust(_DATA_OFFSET, b"\0") + data).ljust(header_bytes, b"\0") + driver.ljust(
+        size * 512 - header_bytes, b"\0"
+    )
 
 
 def _driver() -> bytes:

@@ -252,7 +252,7 @@ def _changed_dependency(scene: Scene) -> Refused:
 def _edited_policy(scene: Scene) -> Refused:
     """Edit the compiled policy where the broker reads it, look at the refusal, and put it back."""
     targets = scene.steps.workdir / "channels" / CHANNEL / "targets/policies"
-    policy = next(targets.rglob("*compiled.json"))
+    policy = next(path for path in targets.rglob("*policy.json") if "broker" in str(path.parent))
     kept = policy.read_bytes()
     policy.write_bytes(kept.replace(b'"max_age_seconds":300', b'"max_age_seconds":999'))
     if policy.read_bytes() == kept:

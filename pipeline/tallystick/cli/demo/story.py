@@ -124,7 +124,7 @@ def _compile(steps: Steps, told: Told) -> None:
     steps.heading("Compile the policy for two key brokers, and prove that it admits nothing else")
     compiled = steps.workdir / "compiled"
     made = steps.run("compile", POLICY, "-o", compiled, "--workdir", steps.workdir)
-    told.proofs = tuple(made["targets"])
+    told.proofs = tuple({"target": name, **proof} for name, proof in made["targets"].items())
     for proof in told.proofs:
         steps.say(f"{proof['target']}: released {proof['released']} · accepted {proof['accepted']}")
     _promote(steps, compiled)
