@@ -6,6 +6,7 @@ checked against the moment of use each time. There is no way to hand the broker 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -165,16 +166,18 @@ class PolicySource:
         """Return a reader of the channel's files that notes each one, and those that are not there."""
 
         def read(name: str) -> bytes | None:
+            if not safe_path(name):
+                return None
             path = self._folder / name
-            seen[name] = _stat(path)
-            if not safe_path(name) or seen[name] is None:
+            seen[str(path)] = _stat(str(path))
+            if seen[str(path)] is None:
                 return None
             return read_file(path, "channel", max_bytes=_MAX_FILE_BYTES)
 
         return read
 
     def _unchanged(self) -> bool:
-        return all(_stat(self._folder / name) == stat for name, stat in self._seen.items())
+        return all(_stat(path) == stat for path, stat in self._seen.items())
 
 
 def state_of(verified: Verified, channel: str, read: Reader) -> PolicyState:
@@ -269,10 +272,10 @@ def load_high_water(data: bytes | None) -> HighWater:
     )
 
 
-def _stat(path: Path) -> _Stat | None:
+def _stat(path: str) -> _Stat | None:
     """Return what tells whether a file has changed; None when there is no file."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return (found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
