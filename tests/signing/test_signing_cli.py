@@ -158,6 +158,9 @@ def test_a_part_without_the_others_is_not_ours_to_change(tmp_path):
     (tmp_path / "work" / "people" / "alice" / "key.pem").write_text("precious")
     before = files(tmp_path)
     assert refused("init", "--workdir", tmp_path / "work") == (Exit.MISUSE, "workdir.partial")
+    key = tmp_path / "work" / "people" / "alice" / "key.pem"
+    assert refused("init", "--workdir", key) == (Exit.MISUSE, "workdir.file")
+    assert refused("init", "--workdir", key / "below") == (Exit.UNREACHABLE, "file.unwritable")
     assert files(tmp_path) == before
 
 

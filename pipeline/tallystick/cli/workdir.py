@@ -193,7 +193,9 @@ def _aside(workdir: Path) -> Iterator[Path]:
 
 
 def _check_free(workdir: Path) -> None:
-    """Raise :class:`Misuse` when a part is there already."""
+    """Raise :class:`Misuse` when ``workdir`` is no folder, or a part is there already."""
+    if workdir.exists() and not workdir.is_dir():
+        raise Misuse(f"{workdir} is a file, not a folder", code="workdir.file")
     there = [name for name in PARTS if (workdir / name).exists()]
     if there:
         message = (
