@@ -476,3 +476,24 @@ def test_targets_metadata_is_the_type_that_is_kept(channel):
     assert isinstance(channel.state().targets, Metadata)
     assert isinstance(channel.state().targets.signed, Targets)
     assert keys.PUBLIC_KEY_BYTES == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"at": "yesterday"}, "at: want YYYY"),
+        ({"author": "dave"}, "author: want a person of the channel"),
+        ({"summary": "\x1b[2J"}, "want printable texts"),
+        ({"kind": ""}, "want printable texts"),
+        ({"more": "x"}, "want at, author, kind, summary"),
+    ],
+)
+def test_what_a_change_says_of_itself_is_read_strictly(channel, change, said):
+    document = channel.proposal("alice", [policy()])
+    document.signed.unrecognized_fields[roles.CHANGE_FIELD].update(change)
+    document.signatures.clear()
+    for who in channel.people.values():
+        document.sign(who.signer, append=True)
+    channel.publish("policies", document)
+    with pytest.raises(Malformed, match=said):
+        channel.state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from release import children
 from release import world as worlds
 from sbom import builds
 
@@ -363,7 +365,12 @@ def test_a_policy_is_approved_by_people_whose_machines_compile_the_same_bytes(wo
     promote.propose_policy(w.desk(), "p", {"compiled.json": b"[]"}, w.signatories["alice"])
     approve_as(w, "bob")
     approve_as(w, "carol")
-    assert load(w).state.policy("p") == {"compiled.json": b"[]"}
+    after = load(w)
+    assert after.state.policy("p") == {"compiled.json": b"[]"}
+    assert [(c.role, c.author, c.signed_by) for c in after.changes] == [
+        ("releases", "alice", ("alice", "bob", "carol")),
+        ("policies", "alice", ("alice", "bob", "carol")),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -519,6 +526,7 @@ def test_a_pending_release_can_be_revoked_and_is_then_not_approved(world):
         {"release": "sha256:00"},
         {"by": "bob"},
         {"reason": ""},
+        {"reason": "\x1b[2J"},
         {"at": "now"},
         {"more": "x"},
     ],
@@ -627,49 +635,33 @@ def test_targets_beyond_a_releases_parts_are_refused(world, extra, code):
 # Crashes, and two at once
 
 
-def _promote_in_a_child(workdir, folder, trust, ready):
-    w = worlds.World(
-        workdir=workdir,
-        trust=trust,
-        signatories={n: worlds.keys.load(workdir / "people" / n, n) for n in worlds.SANS},
-        online=worlds.keys.load(workdir / "keys", "online", file="online.key"),
-    )
-    ready.set()
-    propose(w, folder)
-    approve_as(w, "bob")
-    approve_as(w, "carol")
-    digest = index.read(folder).digest
-    revoke.revoke(w.desk(), digest, w.signatories["bob"], w.online, "bad")
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.08, 0.11, 0.14, 0.18, 0.25])
-def test_killed_at_any_moment_the_state_before_or_after_is_whole(world, delay):
-    w, folder = world
+def _kill_after(w, folder, seconds):
+    """Kill a process that promotes and revokes, and go on from wherever it stopped."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    child = context.Process(target=_promote_in_a_child, args=(w.workdir, folder, w.trust, ready))
+    child = context.Process(target=children.promote_and_revoke, args=(w.workdir, folder, w.trust, ready))
     child.start()
     assert ready.wait(30)
-    time.sleep(delay * 4)
+    time.sleep(seconds)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    before = load(w)
-    assert len(before.releases) <= 1
-    if not before.releases and not before.state.revoked:  # go on from wherever it stopped
+    state = load(w)
+    assert len(state.releases) <= 1
+    if not state.releases and not state.state.revoked:
         with suppress(Misuse):
             approve.withdraw(w.desk(), w.signatories["alice"])
         assert len(promoted(w, folder).releases) == 1
 
 
-def _approve_in_a_child(workdir, trust, name, go):
-    w = worlds.World(
-        workdir=workdir,
-        trust=trust,
-        signatories={name: worlds.keys.load(workdir / "people" / name, name)},
-        online=worlds.keys.load(workdir / "keys", "online", file="online.key"),
-    )
-    go.wait(30)
-    approve_as(w, name)
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.2, 0.3, 0.45, 0.6])
+def test_killed_at_any_moment_the_state_before_or_after_is_whole(world, seconds):
+    _kill_after(*world, seconds)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(200))
+def test_killed_at_many_random_moments(world, seed):
+    _kill_after(*world, random.Random(seed).uniform(0, 0.8))
 
 
 def test_two_approvals_at_once_are_taken_one_after_the_other(world):
@@ -677,14 +669,14 @@ def test_two_approvals_at_once_are_taken_one_after_the_other(world):
     propose(w, folder)
     context = multiprocessing.get_context("spawn")
     go = context.Event()
-    children = [
-        context.Process(target=_approve_in_a_child, args=(w.workdir, w.trust, name, go))
+    approvals = [
+        context.Process(target=children.approve_when_told, args=(w.workdir, w.trust, name, go))
         for name in ("bob", "carol")
     ]
-    for child in children:
+    for child in approvals:
         child.start()
     go.set()
-    for child in children:
+    for child in approvals:
         child.join(60)
         assert child.exitcode == 0
     assert len(load(w).releases) == 1

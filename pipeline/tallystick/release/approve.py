@@ -99,7 +99,7 @@ def _check_proposal(
     if proposed.signed.is_expired(desk.now):
         want, got = f"after {desk.now.isoformat()}", proposed.signed.expires.isoformat()
         raise refusal("expired", role, want, got)
-    author = metadata.author_of(proposed.signed, state.people)
+    author = metadata.proposal_of(proposed.signed, state.people).author
     if author not in metadata.signers(role, proposed, state.targets.signed, state.people):
         finding = Finding("release.channel.author", role, want=f"{author.name}'s signature", got="none")
         raise NotGenuine(f"{author.name} did not sign the proposal", findings=[finding])
@@ -112,7 +112,7 @@ def _check_proposal(
 def _check_releases(desk: Desk, state: State, proposed: Metadata[Targets], change: Change) -> None:
     verifier = Verifier(desk.trust.sigstore_root)
     policies = desk.policies(state)
-    author = metadata.author_of(proposed.signed, state.people)
+    author = metadata.proposal_of(proposed.signed, state.people).author
     touched = {path.split("/")[1] for path in (*change.adds, *change.removes)}
     for digest in channel.release_digests(proposed.signed):
         if digest in policies.revoked:

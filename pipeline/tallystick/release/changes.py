@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tallystick.core.digests import Digest
@@ -142,7 +142,7 @@ def propose(
     for added in add:
         signed.targets[added.path] = _target_file(added)
     signed.unrecognized_fields[roles.CHANGE_FIELD] = {
-        "at": now.isoformat().replace("+00:00", "Z"),
+        "at": now.astimezone(UTC).strftime(roles.TIME),
         "author": person.name,
         "kind": kind,
         "summary": summary,
@@ -159,7 +159,7 @@ def cosign(state: State, role: str, proposed: Metadata[Targets], who: Signatory)
             (``release.approve.duplicate``) or who has no key of this channel (``release.channel.stranger``).
     """
     person = member(state, who)
-    author = metadata.author_of(proposed.signed, state.people)
+    author = metadata.proposal_of(proposed.signed, state.people).author
     if person.name == author.name:
         raise _refusal("approve.author", role, f"somebody else than the author {author.name}", person.name)
     if person in metadata.signers(role, proposed, state.targets.signed, state.people):
@@ -209,18 +209,17 @@ def publication(
 def describe(state: State, role: str, proposed: Metadata[Targets]) -> Change:
     """Return what ``proposed`` would change, who signed it, and how many approvals are missing."""
     signed = proposed.signed
-    said: Any = signed.unrecognized_fields.get(roles.CHANGE_FIELD)
-    author = metadata.author_of(signed, state.people)
+    said = metadata.proposal_of(signed, state.people)
     signed_by = metadata.signers(role, proposed, state.targets.signed, state.people)
-    approvals = len([person for person in signed_by if person is not author])
+    approvals = len([person for person in signed_by if person is not said.author])
     before, after = state.delegated[role].signed.targets, signed.targets
     return Change(
         role=role,
         version=signed.version,
-        kind=str(said.get("kind")),
-        author=author.name,
-        summary=str(said.get("summary")),
-        at=datetime.fromisoformat(str(said.get("at"))),
+        kind=said.kind,
+        author=said.author.name,
+        summary=said.summary,
+        at=said.at,
         signed_by=tuple(person.name for person in signed_by),
         needed=max(0, state.targets.signed.get_delegated_role(role).threshold - approvals),
         adds=tuple(sorted(path for path in after if after[path] != before.get(path))),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused
 from tallystick.core.findings import Finding
+from tallystick.release import changes, metadata, names, quorum, revocations, roles
 from tallystick.release import index as indexes
-from tallystick.release import metadata, names, quorum, revocations, roles
 from tallystick.release.metadata import Read, State
 from tallystick.release.records import (
     HighWater,
@@ -68,7 +68,15 @@ def load(
             found.append(verify_target(place.read, signed, digest, channel, trust, now, verifier))
     releases = sorted(found, key=lambda r: (r.index.name, r.index.version, str(r.digest)))
     return VerifiedChannel(
-        settings=state.settings, state=policies, releases=tuple(releases), people=state.people
+        settings=state.settings,
+        state=policies,
+        releases=tuple(releases),
+        people=state.people,
+        changes=tuple(
+            changes.describe(state, role, state.delegated[role])
+            for role in roles.SHARED
+            if state.delegated[role].signed.version > 1
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tallystick.core import jsondoc
@@ -27,6 +27,7 @@ Read = Callable[
     [str], bytes | None
 ]  # a path inside the channel's folder -> bytes, None when there is no file
 
+_CHANGE = "channel change"
 _MAX_METADATA_BYTES = 16 << 20
 _MAX_ROOT_ROTATIONS = 256  # TUF 5.3.3: some upper bound
 
@@ -52,6 +53,16 @@ class State:
     def by_keyid(self, keyid: str) -> Person | None:
         """Return whose key ``keyid`` is, or None."""
         return next((person for person in self.people if person.keyid == keyid), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a version of a shared role says about itself, under its signatures."""
+
+    author: Person
+    kind: str
+    summary: str
+    at: datetime
 
 
 def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: HighWater) -> State:
@@ -127,18 +138,25 @@ def signers(
     return tuple(person for person in people if person.keyid in result.signed)
 
 
-def author_of(signed: Targets, people: tuple[Person, ...]) -> Person:
-    """Return who proposed this version.
+def proposal_of(signed: Targets, people: tuple[Person, ...]) -> Proposal:
+    """Return who proposed this version, and what they said of it.
 
     Raises:
         Malformed: it does not say, or names nobody of the channel.
     """
     said: Any = signed.unrecognized_fields.get(roles.CHANGE_FIELD)
-    name = said.get("author") if isinstance(said, dict) else None
-    for person in people:
-        if person.name == name:
-            return person
-    raise Malformed("channel change", at="author", want="a person of the channel", got=repr(name))
+    if not isinstance(said, dict) or sorted(said) != ["at", "author", "kind", "summary"]:
+        raise Malformed(_CHANGE, at=roles.CHANGE_FIELD, want="at, author, kind, summary", got=repr(said))
+    if not all(isinstance(text, str) and text and text.isprintable() for text in said.values()):
+        raise Malformed(_CHANGE, at=roles.CHANGE_FIELD, want="printable texts", got=repr(said))
+    author = next((person for person in people if person.name == said["author"]), None)
+    if author is None:
+        raise Malformed(_CHANGE, at="author", want="a person of the channel", got=repr(said["author"]))
+    try:
+        at = datetime.strptime(said["at"], roles.TIME).replace(tzinfo=UTC)
+    except ValueError:
+        raise Malformed(_CHANGE, at="at", want="YYYY-MM-DDTHH:MM:SSZ", got=repr(said["at"])) from None
+    return Proposal(author=author, kind=said["kind"], summary=said["summary"], at=at)
 
 
 def check_role(role: str, metadata: Metadata[Targets], targets: Targets, people: tuple[Person, ...]) -> None:
@@ -160,7 +178,7 @@ def check_role(role: str, metadata: Metadata[Targets], targets: Targets, people:
         if signed.targets:
             raise _false("target", role, "no targets in version 1", f"{len(signed.targets)}")
         return
-    author = author_of(signed, people)
+    author = proposal_of(signed, people).author
     signed_by = signers(role, metadata, targets, people)
     approvers = [person.name for person in signed_by if person is not author]
     threshold = delegated.threshold if delegated else roles.LEAST_THRESHOLD

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from tallystick.build.records import Contents
@@ -209,7 +209,8 @@ class VerifiedChannel:
     settings: Settings
     state: VerifiedPolicies
     releases: tuple[VerifiedRelease, ...]  # promoted and not revoked, sorted by name, version, digest
-    people: tuple[Person, ...] = field(default=())
+    people: tuple[Person, ...] = ()
+    changes: tuple[Change, ...] = ()  # the last published change of each role: who proposed and approved it
 
     @property
     def name(self) -> str:

@@ -19,7 +19,6 @@ from tallystick.release.records import HighWater, Revocation
 SCHEMA = "tallystick/revocation/v1"
 _WHAT = "revocation"
 _FIELDS = ("at", "by", "reason", "release", "schema")
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_BYTES = 16 << 10
 
 
@@ -38,7 +37,7 @@ def write(revocation: Revocation) -> bytes:
             "release": str(revocation.release),
             "by": revocation.by,
             "reason": revocation.reason,
-            "at": revocation.at.astimezone(UTC).strftime(_TIME),
+            "at": revocation.at.astimezone(UTC).strftime(roles.TIME),
         }
     )
 
@@ -52,12 +51,12 @@ def parse(data: bytes, path: str) -> Revocation:
     document: Any = jsondoc.loads(data, _WHAT, max_bytes=_MAX_BYTES)
     if not isinstance(document, dict) or sorted(document) != sorted(_FIELDS):
         raise Malformed(_WHAT, at=path, want=", ".join(_FIELDS), got=repr(document))
-    if not all(isinstance(value, str) and value for value in document.values()):
-        raise Malformed(_WHAT, at=path, want="texts", got=repr(document))
+    if not all(isinstance(value, str) and value and value.isprintable() for value in document.values()):
+        raise Malformed(_WHAT, at=path, want="printable texts", got=repr(document))
     if document["schema"] != SCHEMA:
         raise Malformed(_WHAT, at=f"{path} schema", want=SCHEMA, got=document["schema"])
     try:
-        at = datetime.strptime(document["at"], _TIME).replace(tzinfo=UTC)
+        at = datetime.strptime(document["at"], roles.TIME).replace(tzinfo=UTC)
     except ValueError:
         raise Malformed(_WHAT, at=f"{path} at", want="YYYY-MM-DDTHH:MM:SSZ", got=document["at"]) from None
     found = Revocation(

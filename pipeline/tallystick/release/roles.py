@@ -26,6 +26,7 @@ LEAST_THRESHOLD = 2  # below it one person could do it alone
 CHANNEL_FIELD = "x-tallystick-channel"  # in all that people sign: which channel it is for, and its settings
 CHANGE_FIELD = "x-tallystick-change"  # in releases and policies metadata: who proposed this version
 PERSON_FIELD = "x-tallystick-person"  # in a key: whose it is
+TIME = "%Y-%m-%dT%H:%M:%SZ"  # how our own fields write an instant
 _REVOCATIONS = "revocations-"
 _PATHS = {
     RELEASES: ["releases/*/*", "releases/*/*/*"],
