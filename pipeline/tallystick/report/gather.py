@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tallystick.broker.decisions import Kind
+from tallystick.broker.explaining import Explanation
 from tallystick.core.digests import Digest
 from tallystick.formats import cyclonedx
 from tallystick.measure import statement as measurement_statement
@@ -21,6 +23,7 @@ from tallystick.report.folder import ReleaseFolder
 from tallystick.report.records import (
     BuildView,
     ComponentView,
+    DecisionView,
     GateView,
     InputView,
     LogView,
@@ -102,7 +105,13 @@ def promotion(
 
 
 def policy(
-    target: str, data: bytes, *, compiled: bytes, released: int, accepted: int, evaluated: int
+    target: str,
+    data: bytes,
+    *,
+    compiled: bytes,
+    released: int | None = None,
+    accepted: int | None = None,
+    evaluated: int = 0,
 ) -> PolicyView:
     """Return one compiled policy.
 
@@ -110,7 +119,8 @@ def policy(
         target: "broker", "trustee".
         data: the target's own policy file.
         compiled: the normal form it came from, which is the ``broker`` target's file.
-        released, accepted, evaluated: as its proof counted (``compile.targets.base.Proof``).
+        released, accepted, evaluated: as its proof counted (``compile.targets.base.Proof``); left out when it was
+            not proved for this page.
     """
     form = policy_document.read(compiled)
     waivers = [f"{name}: {_waived(expect)}" for name, expect in form.waivers]
@@ -131,6 +141,30 @@ def policy(
         keys=tuple(rule.key for rule in form.keys),
         waivers=tuple(waivers),
         not_after=form.not_after,
+    )
+
+
+def decision(found: Explanation, title: str = "", changed: Iterable[str] = ()) -> DecisionView:
+    """Return one of the broker's answers, explained by its own evaluator.
+
+    Args:
+        changed: components in which the machine's image differs from the nearest release, where that is known.
+    """
+    allowed = found.kind is Kind.RELEASE
+    said = found.said
+    named = found.release or found.nearest
+    words = f"{found.kind.value} {said.get('key') or said.get('stage') or ''}".strip()
+    return DecisionView(
+        title=title or words[:1].upper() + words[1:],
+        allowed=allowed,
+        at=found.at,
+        key=str(said.get("key", "")),
+        release=named.digest if named is not None else None,
+        policy=Digest.parse(str(said["policy"])) if "policy" in said else None,
+        findings=found.findings,
+        changed=tuple(changed),
+        log_index=found.leaf,
+        decision=found.decision,
     )
 
 

@@ -165,6 +165,12 @@ def _said(report: ChainReport, first: ReleaseView) -> dict[str, tuple[str, Eleme
     }  # fmt: skip
 
 
+def _proved(policy: PolicyView) -> str:
+    if policy.released is None:
+        return "not proved for this page"
+    return f"released {policy.released} · accepted {policy.accepted}"
+
+
 def _derivation(release: ReleaseView) -> Element:
     """Return the digest of the derivation that made the first product."""
     made = release.products[0].drv.rpartition("/")[2] if release.products else ""
@@ -172,7 +178,7 @@ def _derivation(release: ReleaseView) -> Element:
 
 
 def _policies_said(policies: tuple[PolicyView, ...]) -> tuple[str, Element]:
-    said = "; ".join(f"{one.target}: released {one.released} · accepted {one.accepted}" for one in policies)
+    said = "; ".join(f"{one.target}: {_proved(one)}" for one in policies)
     return said or "none", w.short(policies[0].digest if policies else None)
 
 
@@ -201,7 +207,7 @@ def _beyond(report: ChainReport) -> Iterator[Element]:
         "policies",
         "",
         "Compiled policies",
-        "What the key brokers enforce. Each was evaluated: it accepts the released tuples and nothing else.",
+        "What the key brokers enforce: the released tuples and nothing else, as evaluating them shows.",
         [part for one in report.policies for part in _policy(one)] or empty("none was given for this page"),
     )
     yield section(
@@ -245,11 +251,11 @@ def _promotion(promotion: PromotionView) -> Iterator[Element]:
 
 
 def _policy(policy: PolicyView) -> Iterator[Element]:
-    exact = policy.released == policy.accepted
+    kind = "plain" if policy.released is None else "good" if policy.released == policy.accepted else "bad"
     yield el("h3", f"{policy.name}, for {policy.target}")
     yield el(
         "p",
-        w.badge(f"released {policy.released} · accepted {policy.accepted}", "good" if exact else "bad"),
+        w.badge(_proved(policy), kind),
         f" {w.count(policy.evaluated, 'piece')} of evidence evaluated" if policy.evaluated else None,
     )
     yield w.facts(

@@ -172,9 +172,9 @@ class PolicyView:
     channel: str
     digest: Digest  # of the policy file that the broker loads
     releases: tuple[Digest, ...]  # that it names
-    released: int  # tuples of the verified channel
-    accepted: int  # distinct evidence that got a key
-    evaluated: int
+    released: int | None = None  # tuples of the verified channel; None: not proved for this page
+    accepted: int | None = None  # distinct evidence that got a key
+    evaluated: int = 0  # pieces of evidence that were tried
     keys: tuple[str, ...] = ()
     waivers: tuple[str, ...] = ()
     not_after: datetime | None = None
