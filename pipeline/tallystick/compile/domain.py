@@ -67,19 +67,25 @@ class Oracle:
         return (case.kind, *(_typed(case.claims.get(path)) for path in paths))
 
 
-def cases(form: NormalForm, emitted: Iterable[str] = (), suspects: Iterable[Case] = ()) -> Iterator[Case]:
+def cases(
+    form: NormalForm,
+    emitted: Iterable[str] = (),
+    suspects: Iterable[Case] = (),
+    budget: int = MOST_DEVIATIONS,
+) -> Iterator[Case]:
     """Yield the evidence to try against a policy made from ``form``; the released tuples come first.
 
     Args:
         emitted: values that stand in what was emitted. They are tried as claims too, so that a value which
             was never released, and is accepted, does not hide.
         suspects: whole pieces of evidence that what was emitted seems to accept.
+        budget: about how many changes of one claim; each claim of each tuple gets a few in any case.
     """
     bases = list(released(form))
     yield from bases
     yield from suspects
-    yield from _deviations(bases, emitted)
-    yield from _mixtures(bases)
+    yield from _deviations(bases, emitted, budget)
+    yield from _mixtures(bases, budget)
     yield from _strangers(form, bases)
 
 
@@ -93,13 +99,13 @@ def released(form: NormalForm) -> Iterator[Case]:
             yield Case(entry.evidence_kind, f"release {release.version} {release.digest}", claims)
 
 
-def _deviations(bases: list[Case], emitted: Iterable[str]) -> Iterator[Case]:
+def _deviations(bases: list[Case], emitted: Iterable[str], budget: int) -> Iterator[Case]:
     """Every tuple with one claim changed. Where that is too many, each claim still gets its share."""
     columns = _columns(bases)
     known = sorted({value for values in columns.values() for value in values if isinstance(value, str)})
     foreign = sorted(set(emitted).difference(known))
     total = sum(len(base.claims) for base in bases) or 1
-    most = max(4, MOST_DEVIATIONS // total)
+    most = max(4, budget // total)
     chosen = random.Random(_SEED)  # noqa: S311 (which mutations to try, not a secret)
     for number, base in enumerate(bases):
         for path, value in base.claims.items():
@@ -116,7 +122,7 @@ def _deviations(bases: list[Case], emitted: Iterable[str]) -> Iterator[Case]:
             yield _case(base, path, other)
 
 
-def _mixtures(bases: list[Case]) -> Iterator[Case]:
+def _mixtures(bases: list[Case], budget: int) -> Iterator[Case]:
     """Claims of several releases in one piece of evidence: all mixtures, or a seeded sample of too many."""
     for kind in sorted({base.kind for base in bases}):
         ours = [base for base in bases if base.kind == kind]
@@ -125,12 +131,13 @@ def _mixtures(bases: list[Case]) -> Iterator[Case]:
         for values in columns.values():
             size *= len(values)
         what = "a mixture of released values"
-        if size <= MOST_MIXTURES:
+        most = min(MOST_MIXTURES, budget)
+        if size <= most:
             for mixed in product(*columns.values()):
                 yield Case(kind, what, dict(zip(columns, mixed, strict=True)))
             continue
         chosen = random.Random(_SEED)  # noqa: S311
-        for _ in range(MOST_MIXTURES):
+        for _ in range(most):
             one, other = chosen.choice(ours), chosen.choice(ours)
             taken = {path for path in columns if chosen.random() < 0.5}
             yield Case(kind, what, {**one.claims, **{p: v for p, v in other.claims.items() if p in taken}})

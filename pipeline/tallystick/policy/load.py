@@ -37,7 +37,10 @@ _KEY = (f"{_SEGMENT}/{_SEGMENT}/{_SEGMENT}", "a key name of three parts: reposit
 _EXACT = (r"[^\s*?\[\]\\^$|()]{1,512}", "an exact value, with no pattern in it")
 _PURL = (r"pkg:[a-z][a-z0-9.+-]*/[^\s@?#]+(@[^\s?#]+)?", "a package URL without qualifiers")
 _REQUIREMENT = (r"[a-z0-9][a-z0-9._-]{0,63}", "the name of a requirement")
-_TIME = (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", "a time in UTC such as 2027-01-31T00:00:00Z")
+_TIME = (
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
+    "a time in UTC such as 2027-01-31T00:00:00Z",
+)
 _WHO = (r"[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,255}", "who decided, in one line")
 _BASE64 = (r"[A-Za-z0-9+/]{40,2048}={0,2}", "the base64 of a DER public key")
 _MAX_AGE_SECONDS = 86_400  # rules.py has the lower bounds of each channel

@@ -23,6 +23,7 @@ from tallystick.policy.model import Target
 from tallystick.policy.normal import NormalForm
 
 FILE = "policy.json"
+MOST_FINDINGS = 1_000  # after these a proof gives up
 _REPORT_DATA = bytes(range(1, 33))
 
 
@@ -145,6 +146,8 @@ class _Prover:
         if decision.allowed != expected or (decision.allowed and decision.release != release):
             shown = _evidence(case, claims, key, challenge, now)
             self._wrong.append(_wrong(case.what, shown, allowed=decision.allowed, expected=expected))
+            if len(self._wrong) >= MOST_FINDINGS:
+                self.finish()
 
     def finish(self) -> None:
         """Raise with the first case that came out wrong.

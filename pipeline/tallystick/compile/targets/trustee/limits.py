@@ -35,9 +35,10 @@ VECTOR = frozenset(
 BUILTINS = frozenset({"count", "is_array", "is_number", "is_string", "object.keys", "time.now_ns"})
 EXTENSION = "query_reference_value"
 
+_HEAD = re.compile(r"^(?:default )?[a-zA-Z_][\w.]*(?: contains [\w.]+)?(?:\([^)]*\))?", re.MULTILINE)
 _CALL = re.compile(r"(?<![\w\]])([A-Za-z_][\w.]*)\(")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
-_COMMENT = re.compile(r"#[^\n]*")
+_COMMENT = re.compile(r"#[^\n]*")  # of a text whose strings are emptied
 
 
 def code_of(text: str) -> str:
@@ -48,6 +49,21 @@ def code_of(text: str) -> str:
 def strings_of(text: str) -> list[str]:
     """Return every string that stands in the policy, comments included."""
     return [match[0][1:-1] for match in _STRING.finditer(text)]
+
+
+def without_comments(text: str) -> str:
+    """Return the policy without its comments; strings stay, and hold no ``#``."""
+    return _COMMENT.sub("", text)
+
+
+def comments_of(text: str) -> list[str]:
+    """Return every comment, in order."""
+    return [line for line in _COMMENT.findall(_STRING.sub('""', text)) if line != "#"]
+
+
+def heads_of(text: str) -> list[str]:
+    """Return the head of every rule, in order: what is decided, and how often."""
+    return _HEAD.findall(code_of(text))
 
 
 def check(name: str, text: str) -> Iterator[Finding]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice, zip_longest
 from typing import Any
 
-from tallystick.compile.domain import Case, Oracle, cases, released
+from tallystick.compile.domain import MOST_DEVIATIONS, Case, Oracle, cases, released
 from tallystick.compile.errors import Unproven
 from tallystick.compile.targets.base import Proof
 from tallystick.compile.targets.trustee import emit, limits
@@ -28,14 +30,19 @@ from tallystick.compile.targets.trustee.simulate import (
     tcb_claims,
     token,
 )
-from tallystick.core.expect import Waived
+from tallystick.compile.targets.trustee.varied import degraded, other_requests, other_tokens
+from tallystick.core.digests import Digest
+from tallystick.core.expect import Exactly, Waived
 from tallystick.core.findings import Finding
+from tallystick.formats.ear import Tier
 from tallystick.policy.model import TrusteeTarget
-from tallystick.policy.normal import NormalForm
+from tallystick.policy.normal import NormalForm, Tuple
 
+_WINDOW = 8  # tuples that are tried together when there are many
+_SAMPLE = 400  # pieces of evidence that are tried against all of them at once
 _SECOND_OPINIONS = 40  # pieces of evidence that the slower engine looks at, too
 _SEED = 20_260_801
-_OTHER_TYPES: tuple[Any, ...] = (None, True, "x", 1, [], {})
+MOST_FINDINGS = 1_000  # after these a proof gives up
 
 
 def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, now: datetime) -> Proof:
@@ -47,11 +54,13 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, n
     run.tokens()
     run.times()
     engines = [Regorus.name]
+    run.finish()
     other = second_opinion()
-    if other is not None:
+    if other is not None:  # only now: what is wrong already may keep it busy for hours
         run.second_opinion(other)
         engines.append(other.name)
-    run.finish()
+        run.finish()
+    _check_text(files, form, choice)
     return Proof(
         target=emit.NAME,
         released=run.oracle.released,
@@ -89,16 +98,51 @@ def _read(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, Any]]:
     return texts, values
 
 
+def _check_text(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget) -> None:
+    """What evaluating does not show: which rules there are, the comments, the residual and the README.
+
+    A rule more could say yes to anything; no finite number of questions finds it.
+    """
+    right = emit.emit(form, choice).files
+    findings = []
+    for name in (emit.AS_POLICY, emit.RESOURCE_POLICY):
+        for what, part in (("comments", limits.comments_of), ("rules", limits.heads_of)):
+            want, got = part(right[name].decode("utf-8")), part(files[name].decode("utf-8"))
+            if want != got:
+                line = next(
+                    pair for pair in zip_longest(want, got, fillvalue="nothing") if pair[0] != pair[1]
+                )
+                findings.append(Finding(f"prove.{what}", f"{name}: {what}", *line))
+    for name in (emit.RESIDUAL, emit.README):
+        if files[name] != right[name]:
+            digests = (str(Digest.of(right[name])), str(Digest.of(files[name])))
+            findings.append(Finding("prove.differs", name, *digests))
+    if findings:
+        raise Unproven("trustee: the files say something else of themselves", findings=findings)
+
+
+_CLAIM = re.compile(r"^(?:default )?([a-z_]+) := (-?\d+)", re.MULTILINE)
+
+
 def _defaults(name: str, text: str) -> Iterator[Finding]:
-    """Every rule that decides has an explicit default, and trust claims are only the documented constants."""
+    """Every rule that decides has an explicit default, and trust claims are documented constants only.
+
+    Trustee keeps one byte of a trust claim: 258 would be stored as 2, whatever the policy's reader thinks.
+    """
     code = limits.code_of(text)
     if name == emit.RESOURCE_POLICY:
         if "default allow := false" not in code:
             yield Finding("trustee.default", name, want="default allow := false", got="none")
         return
-    for rule in ("configuration", "executables"):
-        if f"default {rule} := 96" not in code:
-            yield Finding("trustee.default", name, want=f"default {rule} := 96", got="none")
+    found = _CLAIM.findall(code)
+    for rule in sorted({rule for rule, _ in found} | {"configuration", "executables"}):
+        worst = f"default {rule} := {97 if rule == 'instance_identity' else 96}"
+        if worst not in code:
+            yield Finding("trustee.default", name, want=worst, got="none")
+    for rule, value in found:
+        if int(value) not in limits.CONSTANTS:
+            want = "one of " + ", ".join(map(str, sorted(limits.CONSTANTS)))
+            yield Finding("trustee.constant", f"{name}: {rule}", want=want, got=value)
 
 
 class _Run:
@@ -131,23 +175,68 @@ class _Run:
         """Every case of the domain, from evidence to key."""
         literals = [s for text in self._texts.values() for s in limits.strings_of(text)]
         literals += _strings(self._values)
-        suspects = list(_suspects(self._values))
+        rows = sum(len(held) for held in self._values.values() if isinstance(held, list))
+        windows = -(-rows // _WINDOW) if rows > 2 * _WINDOW else 1
         first = sum(len(release.tuples) for release in self._form.releases)
-        for number, case in enumerate(self._cases(_claimlike(literals), suspects)):
+        budget = MOST_DEVIATIONS if windows == 1 else _WINDOW
+        found = self._cases(_claimlike(literals) if windows == 1 else [], _suspects(self._values), budget)
+        for number, case in enumerate(islice(found, None if windows == 1 else first + rows + _SAMPLE)):
             for key in self._keys if number < first else self._keys[:1]:
                 self._try(case, key)
-        for case in self._signed(released(self._form)):
+        for case in self._signed(islice(released(self._form), _WINDOW)):
             for key in self._other_keys(literals):
                 self._try(case, key, right=False)
+        for values in _windows(self._values) if windows > 1 else ():
+            self._window(values, _claimlike(literals), MOST_DEVIATIONS // windows)
+
+    def _window(self, values: dict[str, Any], literals: list[str], budget: int) -> None:
+        """The whole domain of a few tuples, with these alone in the RVPS: evaluation is linear in them.
+
+        The policy asks each tuple the same questions, and the complete set is tried as well, in a sample.
+        """
+        held = {json.dumps(_claims_of(row), sort_keys=True) for rows in values.values() for row in rows}
+        releases = tuple(
+            replace(release, tuples=tuple(t for t in release.tuples if _row_of(t) in held))
+            for release in self._form.releases
+        )
+        form = replace(self._form, releases=releases)
+        part = _Run(self._texts, values, form, self._choice, self._now)
+        for case in part._cases(literals, _suspects(values), budget):
+            part._try(case, self._keys[0])
+        self.evaluated += part.evaluated
+        self._wrong += part._wrong
 
     def reference_values(self) -> None:
         """The RVPS is filled apart from the policy, so nothing it could hold may widen what is accepted."""
         good = next(iter(self._signed(released(self._form))), None)
-        for what, values, path in _degraded(self._values):
+        for what, values, path in degraded(self._values, self._foreign()):
             engine = self._load(emit.AS_POLICY, values, self._now)
             for case in self._near(good, path):
                 case = Case(case.kind, f"{case.what}, with {what}", case.claims)
                 self._try(case, self._keys[0], engine=engine, right=None)
+                if not values and _answer(engine, case) is None:
+                    self._note(case.what, "an answer", "the service fails", "prove.fails")
+        self._rows()
+
+    def _foreign(self) -> list[str]:
+        """Release digests that stand in a policy and were not released."""
+        ours = {str(release.digest) for release in self._form.releases}
+        code = [limits.strings_of(limits.without_comments(text)) for text in self._texts.values()]
+        found = {text for texts in code for text in texts if text.startswith("sha256:")}
+        return sorted(found - ours)
+
+    def _rows(self) -> None:
+        """What the RVPS will hold is the released tuples, each once, and nothing beside them."""
+        held = sorted(json.dumps(v, sort_keys=True) for rows in self._values.values() for v in _listed(rows))
+        ours = [
+            {"release": str(release.digest), **_pinned(entry)}
+            for release in self._form.releases
+            for entry in release.tuples
+        ]
+        right = sorted(json.dumps(row, sort_keys=True) for row in ours)
+        if held != right:
+            extra = [row for row in held if row not in right] or ["fewer"]
+            self._note("RVPS messages", f"{len(right)} tuples", extra[0][:200], "prove.reference-values")
 
     def tokens(self) -> None:
         """An attestation token of accepted evidence, with one thing changed."""
@@ -157,9 +246,13 @@ class _Run:
             except Denied:
                 continue
             claims = token(submod, self._now)
-            for what, changed in _other_tokens(claims, self._now, self._token_seconds()):
+            for digest in self._foreign():
+                named = {**submod, "ear.tallystick.releases": [digest]}
+                what = f"{case.what}, token that names {digest}"
+                self._judge(what, token(named, self._now), resource(self._keys[0]), right=False)
+            for what, changed in other_tokens(claims, self._now, self._token_seconds()):
                 self._judge(f"{case.what}, token with {what}", changed, resource(self._keys[0]), right=False)
-            for what, data in _other_requests(resource(self._keys[0])):
+            for what, data in other_requests(resource(self._keys[0])):
                 self._judge(f"{case.what}, request with {what}", claims, data, right=False)
             return
 
@@ -169,6 +262,7 @@ class _Run:
             for late, right in ((0, True), (1, False)):
                 at = self._end + timedelta(seconds=late)
                 self._try(case, self._keys[0], at=at, right=right)
+            self._after(case)
             for age, right in ((0, True), (self._token_seconds(), True), (self._token_seconds() + 1, False)):
                 self._try(case, self._keys[0], age=age, right=right)
             self._try(case, self._keys[0], age=-1, right=False)
@@ -177,7 +271,7 @@ class _Run:
 
     def second_opinion(self, other: Callable[[str, Mapping[str, Any], datetime], Engine]) -> None:
         """The other engine gives the same answers on the released tuples and a sample of the rest."""
-        everything = list(self._cases([], []))
+        everything = list(self._cases([], iter(()), _SAMPLE))
         first = sum(len(release.tuples) for release in self._form.releases)
         chosen = random.Random(_SEED)  # noqa: S311 (which evidence to look at twice)
         rest = everything[first:]
@@ -225,6 +319,8 @@ class _Run:
         """From evidence to key. ``right`` False: no key; True: as released; None: at most as released."""
         now = at or self._now
         permitted = {str(digest) for digest in self.oracle.permits(case)} if self._signs(case) else set()
+        if now > self._end:
+            permitted = set()
         expected = bool(permitted) and right is not False and key in self._keys
         self.evaluated += 1
         evidence = tcb_claims(case)
@@ -236,7 +332,7 @@ class _Run:
             claims = token(submod, now - timedelta(seconds=age))
             allowed = allows(self._engine(emit.RESOURCE_POLICY, at=now), claims, resource(key))
             named = set(map(str, submod.get("ear.tallystick.releases", [])))
-            self._constants(case, submod)
+            self._vector(case, submod, proved=bool(permitted))
         if allowed and engine is None and right is True:
             self.accepted.add(self.oracle.point(case))
         if allowed and not expected:
@@ -251,11 +347,20 @@ class _Run:
         if allows(self._engine(emit.RESOURCE_POLICY), claims, data) and not right:
             self._note(what, "no key", "a key", "prove.admits", {"token": claims, "request": data})
 
-    def _constants(self, case: Case, submod: Mapping[str, Any]) -> None:
+    def _vector(self, case: Case, submod: Mapping[str, Any], *, proved: bool) -> None:
+        """Nothing is affirmed of executables that were not matched."""
         for name, value in submod["ear.trustworthiness-vector"].items():
-            if value not in limits.CONSTANTS:
-                want = ", ".join(map(str, sorted(limits.CONSTANTS)))
-                self._note(f"{case.what}: {name}", want, str(value), "trustee.constant")
+            if not proved and name != "instance-identity" and Tier.of(value) is Tier.AFFIRMING:
+                self._note(f"{case.what}: {name}", "not affirmed", str(value), "prove.affirms")
+
+    def _after(self, case: Case) -> None:
+        """A token of the last moment is worth nothing in the next."""
+        submod = _answer(self._engine(emit.AS_POLICY, at=self._end), case)
+        if submod is None:
+            return
+        claims, later = token(submod, self._end), self._end + timedelta(seconds=1)
+        if allows(self._engine(emit.RESOURCE_POLICY, at=later), claims, resource(self._keys[0])):
+            self._note(f"{case.what}, after the policy's end", "no key", "a key", "prove.admits", claims)
 
     def _clock(self) -> None:
         """The rule that the second engine's clock replaces is the engine's own clock."""
@@ -267,21 +372,24 @@ class _Run:
 
     def _note(self, where: str, want: str, got: str, code: str, evidence: object = None) -> None:
         note = "" if evidence is None else f"evidence: {json.dumps(evidence, default=str)}"
-        if len(self._wrong) < 1_000:
-            self._wrong.append(Finding(code, where, want=want, got=got, note=note))
+        self._wrong.append(Finding(code, where, want=want, got=got, note=note))
+        if len(self._wrong) >= MOST_FINDINGS:
+            self.finish()
 
     # --- what is tried
 
-    def _cases(self, literals: list[str], suspects: list[Case]) -> Iterator[Case]:
+    def _cases(
+        self, literals: list[str], suspects: Iterator[Case], budget: int = MOST_DEVIATIONS
+    ) -> Iterator[Case]:
         """The domain; evidence of a TPM is signed by a listed key where keys are listed, and by others too."""
-        yield from self._signed(cases(self._form, literals, suspects))
+        yield from self._signed(cases(self._form, literals, suspects, budget))
         if self._choice.attestation_keys:
             for case in released(self._form):
                 for key in ("", "QUJD", None, 1, list(self._choice.attestation_keys)):
                     claims = {**case.claims, "ak_public": key}
                     yield Case(case.kind, f"{case.what} signed by {key!r:.40}", claims)
 
-    def _signed(self, found: Iterator[Case]) -> Iterator[Case]:
+    def _signed(self, found: Iterable[Case]) -> Iterator[Case]:
         keys = self._choice.attestation_keys
         for case in found:
             if keys and "ak_public" not in case.claims and case.kind == "tpm-quote" and case.claims:
@@ -360,103 +468,33 @@ def _claimlike(literals: list[str]) -> list[str]:
     return sorted({text for text in literals if 0 < len(text) <= 128 and " " not in text and "/" not in text})
 
 
+def _windows(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The Reference Values a few tuples at a time."""
+    for name, rows in values.items():
+        if isinstance(rows, list):
+            for start in range(0, len(rows), _WINDOW):
+                yield {name: [row for row in rows[start : start + _WINDOW] if isinstance(row, dict)]}
+
+
+def _claims_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in row.items() if path != "release"}
+
+
+def _row_of(entry: Tuple) -> str:
+    return json.dumps(_pinned(entry), sort_keys=True)
+
+
+def _pinned(entry: Tuple) -> dict[str, bool | int | str]:
+    return {path: expect.value for path, expect in entry.expect if isinstance(expect, Exactly)}
+
+
+def _listed(rows: Any) -> list[Any]:
+    return rows if isinstance(rows, list) else [rows]
+
+
 def _suspects(values: Mapping[str, Any]) -> Iterator[Case]:
     """Everything in the RVPS that could be taken for a tuple, as evidence."""
     for name, rows in values.items():
         for row in rows if isinstance(rows, list) else [rows]:
             if isinstance(row, dict):
-                claims = {path: value for path, value in row.items() if path != "release"}
-                yield Case("tpm-quote", f"a tuple of the Reference Value {name}", claims)
-
-
-def _degraded(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """What the RVPS may hold beside what was sent: nothing, too little, too much, or something else.
-
-    With each comes the claim that it is about, if it is about one.
-    """
-    yield "no Reference Values", {}, ""
-    for what, other in (("null", None), ("true", True), ("a text", "x"), ("an object", {}), ("a list", [[]])):
-        yield f"{what} as Reference Value", dict.fromkeys(values, other), ""
-    for name, rows in values.items():
-        if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
-            continue
-        row = rows[0]
-        stale = {**row, "release": "sha256:" + "0" * 64}
-        others: list[tuple[str, Any, str]] = [
-            ("a tuple of a release that is not permitted", [stale], ""),
-            ("a tuple without claims", [{"release": row.get("release")}], ""),
-            ("a tuple of nulls", [dict.fromkeys(row) | {"release": row.get("release")}], ""),
-            ("a tuple outside a list", row, ""),
-            ("tuples by number", {str(index): one for index, one in enumerate(rows)}, ""),
-        ]
-        for path in row:
-            if path != "release":
-                rest = {key: value for key, value in row.items() if key != path}
-                others += [(f"no {path}", [rest], path)]
-                others += [(f"{path} {value!r}", [{**row, path: value}], path) for value in (None, 0, "")]
-        for what, held, path in others:
-            yield f"{what} in {name}", {**values, name: held}, path
-
-
-def _other_tokens(
-    claims: dict[str, Any], now: datetime, token_seconds: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Tokens that are no longer, or never were, an affirming result for exactly one machine."""
-    cpu = claims["submods"]["cpu0"]
-    at = int(now.timestamp())
-    for what, iat in (
-        ("a text as iat", str(at)),
-        ("no iat", None),
-        ("iat in the future", at + 1),
-        ("an old iat", at - token_seconds - 1),
-        ("iat 0", 0),
-        ("iat true", True),
-    ):
-        yield what, {**claims, "iat": iat}
-    yield "no submods", {**claims, "submods": {}}
-    for other in ("cpu1", "gpu0", "switch0", "ppcie0"):
-        yield f"{other} beside cpu0", {**claims, "submods": {"cpu0": cpu, other: cpu}}
-        yield f"{other} alone", {**claims, "submods": {other: cpu}}
-    for what, changed in _other_submods(cpu):
-        yield what, {**claims, "submods": {"cpu0": changed}}
-
-
-def _other_submods(cpu: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in list(cpu):
-        if name != "ear.appraisal-policy-id":  # says "default" whichever policy ran
-            yield f"no {name}", {key: value for key, value in cpu.items() if key != name}
-            for other in _OTHER_TYPES:
-                yield f"{name} {other!r}", {**cpu, name: other}
-    for status in ("none", "warning", "contraindicated", "AFFIRMING"):
-        yield f"status {status}", {**cpu, "ear.status": status}
-    vector = cpu["ear.trustworthiness-vector"]
-    for name in sorted(limits.VECTOR):
-        for value in sorted({0, 1, 2, 3, -1} | limits.CONSTANTS):
-            if vector.get(name) != value:
-                yield f"{name} {value}", {**cpu, "ear.trustworthiness-vector": {**vector, name: value}}
-        if name in vector:
-            rest = {key: value for key, value in vector.items() if key != name}
-            yield f"no {name}", {**cpu, "ear.trustworthiness-vector": rest}
-    annotated = cpu["ear.veraison.annotated-evidence"]
-    for tee in ("sample", "snp"):
-        both = {**annotated, tee: {}}
-        alone = {key: value for key, value in both.items() if key != "tpm"}
-        yield f"{tee} evidence beside tpm", {**cpu, "ear.veraison.annotated-evidence": both}
-        yield f"{tee} evidence alone", {**cpu, "ear.veraison.annotated-evidence": alone}
-    for what, names in (("no release", []), ("another release", ["sha256:" + "1" * 64])):
-        yield what, {**cpu, "ear.tallystick.releases": names}
-
-
-def _other_requests(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for what, plugin in (("another plugin", "pkcs11"), ("no plugin", None), ("a list", ["resource"])):
-        yield what, {**data, "plugin": plugin}
-    path = data["resource-path"]
-    for what, other in (
-        ("the path as one text", "/".join(path)),
-        ("the path in one element", ["/".join(path)]),
-        ("an empty path", []),
-        ("a longer path", [*path, ""]),
-        ("an upper-case path", [part.upper() for part in path]),
-        ("no path", None),
-    ):
-        yield what, {**data, "resource-path": other}
+                yield Case("tpm-quote", f"a tuple of the Reference Value {name}", _claims_of(row))

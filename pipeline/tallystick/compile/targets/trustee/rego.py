@@ -117,6 +117,8 @@ def _evidence_lines(appraisal: Appraisal) -> Iterator[str]:
         yield from _set("attestation_keys", appraisal.attestation_keys)
     for rows in appraisal.rows:
         yield from _rows(appraisal, rows)
+    if not appraisal.rows:
+        yield from ("matched := []", "")
 
 
 def _rows(appraisal: Appraisal, rows: Rows) -> Iterator[str]:
@@ -153,7 +155,6 @@ def _resource_lines(appraisal: Appraisal) -> Iterator[str]:
     yield "\tsome resource in resources"
     yield '\tdata["resource-path"] == resource.path'
     yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
-    yield "\tis_number(input.iat)"
     yield f"\tage_ns := now_ns - (input.iat * {_SECOND})"
     yield "\tage_ns >= 0"
     yield f"\tage_ns <= {appraisal.token_seconds * _SECOND}"
@@ -164,7 +165,7 @@ def _resource_lines(appraisal: Appraisal) -> Iterator[str]:
     yield '\tannotated := cpu["ear.veraison.annotated-evidence"]'
     yield f"\tobject.keys(annotated) == {{{', '.join(json.dumps(name) for name in ANNOTATED)}}}"
     yield f'\tsome release in cpu["{EXTENSION_NAME}"]'
-    yield "\tpermitted[resource.policy][release] == true"
+    yield "\tpermitted[resource.policy][release]"
     yield "}"
 
 

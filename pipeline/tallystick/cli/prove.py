@@ -1,0 +1,62 @@
+"""``tally prove``: what a compiled policy accepts, against releases rebuilt from the verified channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tallystick.cli.channels import At, ChannelDir, TrustFile, Workdir
+from tallystick.cli.output import JsonFlag, command_app, emit
+
+app = command_app()
+
+
+@app.command()
+def prove(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `tally compile` wrote.")],
+    policy: Annotated[Path, typer.Option("--policy", help="The policy it should be of, a YAML file.")],
+    workdir: Workdir = None,
+    channel_dir: ChannelDir = None,
+    trust: TrustFile = None,
+    at: At = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Prove that a compiled policy admits the released tuples and nothing else. Nothing it says of itself is believed.
+
+    The policy and the trust file come from you, the releases from the channel. Exit 6 with evidence that would
+    get a key when the proof fails.
+    """
+    from tallystick.cli.channels import read_policy, verified_channel
+    from tallystick.cli.clock import at as instant
+    from tallystick.compile import output
+    from tallystick.compile.compile import NoRelease, normal_form
+    from tallystick.compile.produce import prove_files
+    from tallystick.core.errors import Misuse
+
+    now = instant(at)
+    compilation = output.read(folder)
+    wanted = read_policy(policy)
+    found = verified_channel(wanted.channel.value, now, workdir, channel_dir, trust)
+    form = normal_form(wanted, found, now, NoRelease.PERMIT_NOTHING)
+    targets = [target for target in wanted.targets if target.name in compilation.files]
+    if len(targets) != len(compilation.files) or not targets:
+        extra = ", ".join(sorted(set(compilation.files) - {target.name for target in targets})) or "none"
+        raise Misuse(f"{folder}: targets that the policy is not for: {extra}", code="target.not-in-policy")
+    proofs = [prove_files(form, target, compilation.of(target.name), now) for target in targets]
+    document = {
+        "policy": form.policy,
+        "channel": form.channel,
+        "releases": [str(release.digest) for release in form.releases],
+        "targets": {
+            proof.target: {
+                "released": proof.released,
+                "accepted": proof.accepted,
+                "evaluated": proof.evaluated,
+                "engines": list(proof.engines),
+            }
+            for proof in proofs
+        },
+    }
+    emit(document, "\n".join(proof.words for proof in proofs), as_json=as_json)
