@@ -156,3 +156,24 @@ def test_diff_says_which_component_changed(place, tally, capsys):
     capsys.readouterr()
     assert _run(["diff", str(release), str(place / "other")]) == 0
     assert "cbor2 6.3.0: same source, other files (1 file)" in capsys.readouterr().out
+
+
+def test_trace_walks_from_a_file_to_the_promotion(place, tally, capsys):
+    release = place / "release"
+    found = tally("trace", "products/uki.efi", "--release", release)
+    assert {"source", "derivation", "component"} <= {node["stage"] for node in found["back"]}
+    assert "promotion" not in {node["stage"] for node in found["forward"]}
+    tally("promote", release, "--channel", "staging", "--as", "alice")
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name)
+    digest = dict(index.read(release).statements)["sbom"]
+    found = tally("trace", digest.hex[:12], "--release", release)
+    assert "promotion" in {node["stage"] for node in found["forward"]}
+    capsys.readouterr()
+    assert _run(["trace", "products/uki.efi", "--release", str(release)]) == 0
+    assert "every hash on the way was compared" in capsys.readouterr().out
+    assert tally("trace", "0" * 64, "--release", release, code=2)
+    assert tally("trace", "x", "--release", place, code=2)
+    (release / "seeds/lock.json").write_bytes(b"{ }\n")
+    broken = tally("trace", "products/uki.efi", "--release", release, code=5)
+    assert broken["error"]["findings"][0]["where"] == "seeds/lock.json"
