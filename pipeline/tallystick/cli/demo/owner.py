@@ -15,7 +15,7 @@ from tallystick.handshake import artifact, initdata
 from tallystick.handshake.initdata import Artifact
 
 KEYS = {"weights": "confidential-inference/weights/v1", "tokenizer": "confidential-inference/tokenizer/v1"}
-PROMPT = "the key "
+PROMPT = "the key"
 _KEY_BYTES = 32
 
 

@@ -26,6 +26,7 @@ from tallystick.measure import qemu
 from tallystick.measure.records import Event
 from tallystick.measure.shapes import LaunchShape
 from tallystick.measure.uki import image_events
+from tallystick.release import index
 
 CHANNEL = "staging"
 _DECISION = re.compile(r"\(decision ([^)\s]+)\)")
@@ -166,10 +167,12 @@ def _forged_release(scene: Scene) -> Refused:
     """Somebody else's Sigstore signs a copy of the release, and the copy brings that Sigstore's roots along."""
     steps, forger, forged = scene.steps, scene.steps.workdir / "forger", scene.steps.workdir / "forged"
     steps.run("init", "--workdir", forger, quiet=True)
-    shutil.copytree(scene.release, forged)
-    shutil.rmtree(forged / "bundles")
+    shutil.copytree(scene.release, forged, ignore=shutil.ignore_patterns("bundles", "links"))
+    shutil.copy(forger / "trust.json", forged)
+    indexed = index.read(forged)
+    made = index.make(forged, name=indexed.name, version=indexed.version, products=dict(indexed.products))
+    (forged / index.FILE).write_bytes(made)
     steps.run("sign", forged, "--as", "ci-builder", "--workdir", forger, quiet=True)
-    shutil.copy(forger / "trust.json", forged / "bundles" / "trust.json")
     refusal = steps.refused("verify", forged, "--trust", steps.workdir / "trust.json")
     return of_command("a forged release with its own trust roots inside", "tally verify", refusal)
 

@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tallystick.cli.demo import owner, refusals
+from tallystick.cli import clock
+from tallystick.cli.demo import chain, owner, refusals
 from tallystick.cli.demo.machine import Machine, Outcome, write_disk
 from tallystick.cli.demo.owner import Sealed
 from tallystick.cli.demo.refusals import CHANNEL, Refused
 from tallystick.cli.demo.softtpm import TpmMaker
 from tallystick.cli.demo.steps import StepFailed, Steps
 from tallystick.core.errors import Misuse
+
+if TYPE_CHECKING:
+    from tallystick.report.records import PromotionView
 
 RECIPE = Path("build/confidential-inference.yaml")
 CHANGED = Path("build/changed-dependency.yaml")
@@ -36,6 +40,7 @@ class Told:
     boot_seconds: float = 0.0
     refused: list[Refused] = field(default_factory=list)
     log: dict[str, Any] = field(default_factory=dict)
+    promotion: PromotionView | None = None
     page: str = ""
     seconds: float = 0.0
 
@@ -61,6 +66,9 @@ def tell(workdir: Path) -> Told:
     _compile(steps, told)
     _keys(steps, sealed)
     _machines(steps, told, sealed)
+    steps.heading("Write the page of the chain, every part checked again")
+    told.page = str(chain.write(told, CHANNEL, clock.now()))
+    steps.say(told.page)
     told.seconds = round(steps.seconds, 1)
     return told
 
@@ -111,6 +119,7 @@ def _release(steps: Steps, told: Told) -> None:
     steps.run("verify", release, "--trust", steps.workdir / "trust.json")
     steps.heading("Promote it to staging: one person proposes, two others approve")
     _promote(steps, release)
+    told.promotion = chain.promotion(told, CHANNEL, clock.now())  # before the demo revokes it again
 
 
 def _promote(steps: Steps, folder: Path) -> None:

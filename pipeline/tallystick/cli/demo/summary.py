@@ -15,6 +15,7 @@ def document(told: Told) -> dict[str, Any]:
     """Return the whole story as plain values."""
     made = asdict(told)
     made["workdir"] = str(told.workdir)
+    del made["promotion"]  # on the page; `tally channel show` prints it
     return made
 
 
