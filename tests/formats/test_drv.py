@@ -126,6 +126,14 @@ def test_hostile_strings_do_not_make_the_scanner_slow():
     assert time.perf_counter() - start < 2
 
 
+def test_an_input_that_is_no_derivation_and_an_unknown_fixed_hash_are_refused():
+    text = GOOD.replace(b"[],[],", f'[("{OUT}",["out"])],[],'.encode(), 1)
+    with pytest.raises(Malformed, match=r"inputDrvs: want paths that end in \.drv"):
+        drv.parse(text)
+    with pytest.raises(Unsupported, match="got text:sha256"):
+        nixstore.fixed_path("text:sha256", "0" * 64, "x")
+
+
 def test_base32_is_nix_s_own():
     """As ``nix hash to-base32`` prints; the second is the SHA-256 of no bytes, known from nixpkgs."""
     assert nixstore.base32(bytes(20)) == "0" * 32

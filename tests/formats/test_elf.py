@@ -30,6 +30,14 @@ def test_tags_behind_the_end_of_the_table_do_not_count():
     assert len(reader.parse(GOOD).needed) == 2
 
 
+def test_a_table_without_an_end_ends_with_its_segment():
+    end = bytes(16) + (1).to_bytes(8, "little") + (0xFFFF).to_bytes(8, "little")
+    tags = (5).to_bytes(8, "little") + (0x400000).to_bytes(
+        8, "little"
+    )  # DT_STRTAB again, at the file's start
+    assert reader.parse(GOOD.replace(end, tags + tags)).needed != ()
+
+
 @pytest.mark.parametrize(
     ("data", "error", "said"),
     [

@@ -205,6 +205,11 @@ def test_an_explained_decision_keeps_every_reason():
     assert gather.decision(released).allowed
 
 
+def test_a_commit_is_called_one():
+    assert gather._kind({"gitCommit": "1" * 40}, has_drv=False) == "commit"
+    assert gather._waived(Exactly("x")) == "Exactly(value='x')"
+
+
 def test_registers_are_named_and_waivers_shown_in_their_place():
     one = Measurement(
         platform="qemu-vtpm",

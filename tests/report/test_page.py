@@ -195,6 +195,14 @@ def test_what_was_not_given_is_said_and_not_left_out(report):
         page.render(replace(report, releases=()))
 
 
+def test_an_unproved_policy_and_a_bare_log_head_are_shown_as_that(report):
+    plain = replace(report.policies[0], released=None, accepted=None)
+    log = replace(report.logs[0], verifier="", checkpoint="")
+    text = Reader(page.render(replace(report, policies=(plain,), logs=(log,))).decode()).text
+    assert "not proved for this page" in text
+    assert "Verifier" not in text
+
+
 def test_bad_news_looks_bad(report):
     release = report.releases[0]
     bad = replace(

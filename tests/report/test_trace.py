@@ -231,6 +231,27 @@ def test_a_release_whose_parts_do_not_fit_is_refused_though_its_index_holds(tmp_
         trace.graph(ReleaseFolder.open(releases.write(tmp_path / "b", change=no_derivations)))
 
 
+def test_a_channel_without_the_release_adds_nothing_and_a_foreign_image_is_refused(folder, tmp_path):
+    from dataclasses import replace
+
+    empty = replace(channel_with(folder), releases=())
+    assert "promotion" not in stages(trace.graph(folder, channel=empty).nodes.values())
+
+    def foreign(made):
+        releases.edit(made / "statements/measurements.json", _point_elsewhere)
+
+    with pytest.raises(NotGenuine) as caught:
+        trace.graph(ReleaseFolder.open(releases.write(tmp_path, change=foreign)))
+    assert [finding.code for finding in caught.value.findings] == ["trace.measurement.image"]
+
+
+def _point_elsewhere(document):
+    other = {"sha256": "1" * 64}
+    document["subject"][0]["digest"] = other
+    for attribute in document["predicate"]["attributes"]:
+        attribute["target"]["digest"] = other
+
+
 def test_leaves_that_are_none_are_refused(folder):
     with pytest.raises(TallystickError):
         trace.graph(folder, leaves=[b"{}"])

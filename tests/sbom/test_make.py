@@ -172,6 +172,52 @@ def test_links_become_edges_and_are_called_incomplete():
     assert check.check_document(document) == ()
 
 
+def test_a_component_without_purl_seed_or_known_hash_is_still_in_it():
+    from tallystick.core.digests import Algorithm
+
+    odd = replace(
+        builds.OWN, ref="odd", purl="", licence="NOASSERTION", digest=Digest.of(b"x", Algorithm.SHA384)
+    )
+    tree = replace(
+        builds.OWN, ref="tree", digest=Digest.of(b"tree")
+    )  # the recursive fixed output of the graph
+    files = (builds.contents_file("a", b"", 0o100644, odd), builds.contents_file("b", b"", 0o100644, tree))
+    only = replace(BUILD.contents[0], files=files, components=(odd, tree))
+    document = bom(replace(BUILD, contents=(only,)))
+    part = component(document, "odd")
+    assert {"purl", "licenses", "hashes"}.isdisjoint(part)
+    assert cyclonedx.property_of(part, "nix:output") is None
+    assert cyclonedx.property_of(component(document, "tree"), "nix:drv").endswith("-busybox-seed.drv")
+    assert check.check_document(document) == ()
+
+
+def test_a_build_of_nothing_but_products_has_nothing_more_to_say():
+    bare = replace(BUILD, contents=(), firmware=(), derivations=BUILD.derivations)
+    document = bom(bare)
+    assert [part["bom-ref"] for part in document["components"]] == ["product:initramfs", "product:uki"]
+    assert [item["aggregate"] for item in document["compositions"]] == ["unknown"]
+
+
+def test_firmware_that_no_derivation_made_has_no_package():
+    odd = replace(BUILD.firmware[0], drv="/nix/store/none.drv")
+    assert edges(bom(replace(BUILD, firmware=(odd,))))["firmware:ovmf"] == []
+
+
+def test_inputs_without_a_name_of_their_own_go_by_what_nix_calls_them():
+    maker = builds.Maker()
+    maker.fixed("plain", "0" * 40, "sha1")
+    step = maker.step("uki.efi", {})
+    build = replace(
+        BUILD,
+        contents=(),
+        firmware=(),
+        products=(replace(BUILD.products[0], drv=step),),
+        derivations=maker.items(),
+    )
+    ((part,),) = [formula["components"] for formula in bom(build)["formulation"]]
+    assert (part["name"], "version" in part, "purl" in part) == ("plain", False, False)
+
+
 def test_two_lists_that_describe_one_component_differently_are_refused():
     other = replace(BUILD.contents[1], components=(replace(builds.BUSYBOX, version="9"),))
     with pytest.raises(Malformed, match="the same ref for another one"):
