@@ -6,8 +6,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import corpus
 import pytest
+from support_corpus import corpus
 
 from tallystick.core.errors import TallystickError
 from tallystick.signing import artifact, managed, root, sigstore
@@ -49,13 +49,13 @@ REASONS = {
 
 
 def cases() -> Path:
-    return corpus.folder("conformance/sigstore-conformance") / "test/assets/bundle-verify"
+    return corpus("conformance/sigstore-conformance") / "test/assets/bundle-verify"
 
 
 def judge(case: Path) -> str:
     """Return the code with which ``case`` is refused, or the empty text."""
     own = case / "trusted_root.json"
-    production = corpus.folder("conformance") / "trusted_root.production.json"
+    production = corpus("conformance/trusted_root.production.json")
     trusted = (own if own.exists() else production).read_bytes()
     about = artifact.of(str(case / "artifact" if (case / "artifact").exists() else case.parent / "a.txt"))
     signer = SIGNER
@@ -94,7 +94,7 @@ def test_keys_alone_do_for_managed_keys():
 def test_a_good_case_is_good_for_its_own_signer_alone(name):
     case = cases() / name
     own = case / "trusted_root.json"
-    production = corpus.folder("conformance") / "trusted_root.production.json"
+    production = corpus("conformance/trusted_root.production.json")
     verifier = Verifier((own if own.exists() else production).read_bytes())
     about = artifact.of(str(cases() / "a.txt"))
     data = (case / "bundle.sigstore.json").read_bytes()
@@ -110,8 +110,8 @@ def test_a_good_case_is_good_for_its_own_signer_alone(name):
 
 def test_real_provenance_by_github_is_genuine_and_its_signer_decides():
     """slsa-verifier's testdata: the wrong signer's bundle is as genuine as the right one's."""
-    folder = corpus.folder("conformance/slsa-verifier") / "cli/slsa-verifier/testdata/bcr"
-    verifier = Verifier((corpus.folder("conformance") / "trusted_root.production.json").read_bytes())
+    folder = corpus("conformance/slsa-verifier") / "cli/slsa-verifier/testdata/bcr"
+    verifier = Verifier((corpus("conformance/trusted_root.production.json")).read_bytes())
     for path in sorted(folder.glob("MODULE*.jsonl")):
         data = path.read_bytes()
         signer = sigstore.signer_of(data)
@@ -131,7 +131,7 @@ def test_the_canonical_json_pairs():
     """cyberphone/json-canonicalization, testdata: what our statements and bundles are spelled with."""
     import rfc8785
 
-    folder = corpus.folder("conformance/jcs") / "testdata"
+    folder = corpus("conformance/jcs") / "testdata"
     for path in sorted((folder / "input").glob("*.json")):
         want = (folder / "output" / path.name).read_bytes().rstrip(b"\n")
         assert rfc8785.dumps(json.loads(path.read_bytes())) == want, path.name

@@ -6,10 +6,10 @@ import base64
 import hashlib
 import json
 
-import corpus
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_corpus import corpus
 
 from tallystick.core.errors import NotGenuine
 from tallystick.tlog import merkle
@@ -117,7 +117,7 @@ def test_inconsistent_trees_are_named(older, older_root, newer, newer_root, proo
 @pytest.mark.corpus
 def test_the_shared_vectors():
     """transparency-dev/merkle, testdata: every case comes out as it says."""
-    cases = sorted(corpus.folder("conformance/merkle").rglob("*.json"))
+    cases = sorted(corpus("conformance/merkle").rglob("*.json"))
     assert len(cases) > 100
     wrong = [
         path.name
