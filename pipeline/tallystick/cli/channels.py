@@ -34,22 +34,34 @@ At = Annotated[
 ]
 
 
-def read_policy(path: Path) -> Policy:
-    """Return the policy in ``path``, read but not yet held to any rule."""
+def read_policy(path: Path) -> tuple[Policy, bytes]:
+    """Return the policy in ``path``, read but not yet held to any rule, and its bytes."""
     from tallystick.core.files import read_file
     from tallystick.policy.load import load
 
-    return load(read_file(path, "policy", max_bytes=_MAX_POLICY_BYTES))
+    data = read_file(path, "policy", max_bytes=_MAX_POLICY_BYTES)
+    return load(data), data
 
 
 def verified_channel(
-    name: str, now: datetime, workdir: Path | None, channel_dir: Path | None, trust: Path | None
-) -> VerifiedChannel:
-    """Return the channel ``name`` with every release verified against the trust file."""
-    from tallystick.cli import workdir as work
-    from tallystick.release import channel
-    from tallystick.signing import trust as trust_file
+    name: str, at: str | None, workdir: Path | None, channel_dir: Path | None, trust: Path | None
+) -> tuple[VerifiedChannel, datetime]:
+    """Return the channel ``name`` with every release verified, and the moment it was verified for.
 
-    home = work.place(workdir)
-    pinned = trust_file.load(trust or home / "trust.json")
-    return channel.load(channel_dir or home / "channels" / name, name, pinned, now)
+    The work directory's own channel is never read older than it was seen before. A replay (``at``) and a
+    channel from elsewhere have no marks: they neither use them nor leave any.
+    """
+    from tallystick.cli import clock, desks
+    from tallystick.cli import workdir as workdirs
+    from tallystick.release import channel
+    from tallystick.release.records import HighWater
+
+    now = clock.at(at)
+    if channel_dir is not None:
+        pinned = desks.load_trust(workdirs.place(workdir), trust)
+        return channel.load(channel_dir, name, pinned, now), now
+    desk = desks.open_desk(name, workdir, trust, now)
+    found = channel.load(desk.folder.path, name, desk.trust, now, HighWater() if at else desk.seen)
+    if not at:
+        desks.keep(workdir, name, found.state.high_water)
+    return found, now

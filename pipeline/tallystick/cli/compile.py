@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 app = command_app()
 
-_MAX_POLICY_BYTES = 1 << 20
-
 
 @app.command()
 def compile_(
@@ -47,17 +45,15 @@ def compile_(
     from tallystick.compile import output as folder
     from tallystick.compile.compile import NoRelease, normal_form
     from tallystick.compile.produce import chosen, produce
-    from tallystick.core.files import read_file
     from tallystick.policy.rules import check
 
-    now = instant(at)
-    wanted = read_policy(policy)
+    wanted, source = read_policy(policy)
     targets = chosen(wanted, target or [])
-    check(wanted, now)
-    found = verified_channel(wanted.channel.value, now, workdir, channel_dir, trust)
+    check(wanted, instant(at))
+    found, now = verified_channel(wanted.channel.value, at, workdir, channel_dir, trust)
     form = normal_form(wanted, found, now, NoRelease.PERMIT_NOTHING if permit_nothing else NoRelease.REFUSE)
     compiled = produce(form, targets, now)
-    folder.write(output, form, compiled, read_file(policy, "policy", max_bytes=_MAX_POLICY_BYTES))
+    folder.write(output, form, compiled, source)
     emit(_document(form, compiled, output), _words(form, compiled, output), as_json=as_json)
 
 

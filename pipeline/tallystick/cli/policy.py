@@ -23,7 +23,7 @@ def check(policy: PolicyFile, at: At = None, as_json: JsonFlag = False) -> None:
     from tallystick.cli.clock import at as instant
     from tallystick.policy import rules
 
-    found = read_policy(policy)
+    found, _ = read_policy(policy)
     rules.check(found, instant(at))
     document = {
         "policy": found.name,
@@ -61,7 +61,7 @@ def diff(
     if one is not None and two is not None:
         found = differences.of_forms(one, two)
     else:
-        found = differences.of_policies(read_policy(old), read_policy(new))
+        found = differences.of_policies(read_policy(old)[0], read_policy(new)[0])
     document = {
         "changed": [{"what": c.what, "old": c.old, "new": c.new} for c in found.changes],
         "allowed": list(found.allowed),

@@ -29,16 +29,14 @@ def prove(
     get a key when the proof fails.
     """
     from tallystick.cli.channels import read_policy, verified_channel
-    from tallystick.cli.clock import at as instant
     from tallystick.compile import output
     from tallystick.compile.compile import NoRelease, normal_form
     from tallystick.compile.produce import prove_files
     from tallystick.core.errors import Misuse
 
-    now = instant(at)
     compilation = output.read(folder)
-    wanted = read_policy(policy)
-    found = verified_channel(wanted.channel.value, now, workdir, channel_dir, trust)
+    wanted, _ = read_policy(policy)
+    found, now = verified_channel(wanted.channel.value, at, workdir, channel_dir, trust)
     form = normal_form(wanted, found, now, NoRelease.PERMIT_NOTHING)
     targets = [target for target in wanted.targets if target.name in compilation.files]
     if len(targets) != len(compilation.files) or not targets:
