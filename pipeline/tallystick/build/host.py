@@ -6,8 +6,10 @@ import grp
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +83,23 @@ def first_store(state: Path) -> Store:
     for folder in (store.root, store.work):
         folder.mkdir(parents=True, exist_ok=True)
     return store
+
+
+@contextmanager
+def stopping_cleanly() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C inside the block, so that Nix is stopped and the second store unmounted."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

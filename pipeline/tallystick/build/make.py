@@ -85,6 +85,11 @@ def build(wanted: Order, *, state: Path, say: Say) -> Made:
         NotReproducible: the two builds differ; the findings name the products and the first steps that differ.
         NotGenuine: a seed or a store path is not what it was. Unsandboxed, BuildFailed, Unreachable: Nix says why.
     """
+    with host.stopping_cleanly():
+        return _build_twice(wanted, state, say)
+
+
+def _build_twice(wanted: Order, state: Path, say: Say) -> Made:
     clock = _Clock()
     seeds.fetch((lock for _, lock in wanted.locks), wanted.cache, say)
     clock.mark("seeds")
@@ -116,7 +121,7 @@ def rebuild(folder: Path, *, state: Path, say: Say) -> Rebuilt:
     wanted = released_order(folder)
     seeds.check((lock for _, lock in wanted.locks), wanted.cache)
     nix = host.prepare(state)
-    with host.second_store(nix, state) as second:
+    with host.stopping_cleanly(), host.second_store(nix, state) as second:
         say(f"rebuild, in an empty store ({second.where})")
         facts = _prepare(nix, second.store, wanted, say)
         made = _produce(nix, second.store, wanted, facts, say)
@@ -124,15 +129,18 @@ def rebuild(folder: Path, *, state: Path, say: Say) -> Rebuilt:
 
 
 def _released_differences(folder: Path, made: Made) -> Iterator[Finding]:
-    for product in made.build.products:
+    """Yield a finding for each product and firmware whose released bytes are not what was built now."""
+    files = {**dict(made.files), **dict(made.firmware)}
+    lists = {one.product: one for one in made.build.contents}
+    for product in (*made.build.products, *made.build.firmware):
         released = folder / product.path
         digest = file_digest(released)
         if digest != product.digest:
-            offset = compare.first_difference(released, dict(made.files)[product.name])
-            before = contents.parse(read_file(folder / f"contents/{product.name}.json", "contents list"))
-            after = next(one for one in made.build.contents if one.product == product.name)
-            words = "; ".join(change.words for change in contents.component_changes(before, after))
-            note = f"first difference at byte {offset}" + (f"; {words}" if words else "")
+            note = f"first difference at byte {compare.first_difference(released, files[product.name])}"
+            if product.name in lists:
+                text = read_file(folder / f"contents/{product.name}.json", "contents list")
+                found = contents.component_changes(contents.parse(text), lists[product.name])
+                note = "; ".join([note, *(change.words for change in found)])
             yield Finding("build.product.differs", product.path, str(digest), str(product.digest), note)
 
 
