@@ -167,6 +167,11 @@ def test_the_commit_is_named_and_the_times_are_only_there_when_given():
         ),
         (lambda d: dependency(d, "attester").pop("digest"), "provenance.source.digest"),
         (
+            lambda d: dependency(d, "attester")["digest"].update(sha256=builds.SOURCE_NAR.hex),
+            "provenance.source.digest",
+        ),
+        (lambda d: definition(d)["internalParameters"]["nix"].update(sandbox=1), "provenance.nix"),
+        (
             lambda d: dependency(d, "attester")["digest"].update(narHash="0" * 64),
             "provenance.source.path",
         ),

@@ -138,6 +138,12 @@ def test_what_a_list_has_no_field_for_is_checked_too(data, want, got):
     assert (wanted, found) == (want, got)
 
 
+def test_a_block_device_with_the_console_s_numbers_is_not_the_console():
+    header = entry("dev/console", b"", 0o060600)
+    data = header[:78] + b"0000000500000001" + header[94:] + trailer()
+    assert scan(data, "initramfs").odd == (("dev/console", "character device 5:1", "block device 5:1"),)
+
+
 def test_a_sticky_folder_and_the_console_are_ordinary():
     header = entry("dev/console", b"", 0o020600)
     numbers = b"00000005" + b"00000001"
