@@ -27,7 +27,7 @@ from tallystick.cli.demo.machine import (
     parse_line,
     write_disk,
 )
-from tallystick.cli.demo.optionrom import option_rom
+from tallystick.cli.demo.optionrom import driver, option_rom
 from tallystick.cli.demo.replay import event_log, recorded, replayed
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Unreachable
@@ -328,9 +328,13 @@ def test_without_the_device_there_is_no_hardware_virtualisation(tmp_path, monkey
 def test_the_option_rom_holds_one_driver_that_a_firmware_can_hash():
     rom = option_rom()
     assert rom[:2] == b"\x55\xaa"
-    assert len(rom) == 512 * int.from_bytes(rom[2:4], "little")
-    image = rom[int.from_bytes(rom[0x16:0x18], "little") :]
-    pe.authenticode(pe.parse(image[:1024]))
+    assert len(rom) >= 4096
+    size = 512 * int.from_bytes(rom[2:4], "little")
+    data = int.from_bytes(rom[0x18:0x1A], "little")
+    assert (rom[data : data + 4], data % 4) == (b"PCIR", 0)
+    assert rom[data + 20 : data + 22] == b"\3\x80"  # UEFI code, the last image
+    assert rom[int.from_bytes(rom[0x16:0x18], "little") : size] == driver()
+    pe.authenticode(pe.parse(driver()))
 
 
 class Echo(BaseHTTPRequestHandler):

@@ -154,6 +154,21 @@ def test_a_salt_has_one_size():
         artifact.encrypt(b"", KEY, salt=SALT[:-1])
 
 
+@pytest.mark.parametrize("number", range(5))
+def test_the_format_is_the_one_that_is_written_down(number):
+    """docs/evidence-tpm.md, "Encrypted artifacts", computed from its words with other code."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    info = b"tallystick encrypted artifact v1"
+    file_key = HKDF(hashes.SHA256(), 32, SALT, info).derive(KEY)
+    nonce = bytes(4) + number.to_bytes(8, "big")
+    associated = SEALED[:88] + number.to_bytes(8, "big") + (b"\1" if number == 4 else b"\0")
+    part = AESGCM(file_key).decrypt(nonce, chunk(number), associated)
+    assert part == PLAINTEXT[256 * number : 256 * number + 256]
+
+
 @given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
 def test_any_changed_byte_is_refused(at, flip):
     damaged = bytearray(SEALED)

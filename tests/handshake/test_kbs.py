@@ -172,6 +172,21 @@ def test_findings_that_miss_a_field_are_still_shown():
     assert kbs.ErrorDocument.parse(kbs.encode(body)).findings == (Finding("c", "", "", ""),)
 
 
+def test_base64_has_one_spelling():
+    """'AB==' has stray bits: it reads as the byte of 'AA=='."""
+    for text in ("AB==", "AA", "AA==\n", "AA= =", "A-==", "ÄA=="):
+        with pytest.raises(Malformed, match="secret: want base64"):
+            kbs.Activation.parse(kbs.encode({"session": "1", "secret": text}))
+    assert kbs.Activation.parse(kbs.encode({"session": "1", "secret": "AA=="})).secret == b"\0"
+
+
+def test_fields_have_a_largest_size():
+    with pytest.raises(Malformed, match="secret: want at most 256 bytes, got 257"):
+        kbs.Activation.parse(kbs.encode({"session": "1", "secret": kbs.b64(bytes(257))}))
+    with pytest.raises(Malformed, match="session: want at most 512 characters, got 513"):
+        kbs.Activation.parse(kbs.encode({"session": "s" * 513, "secret": ""}))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

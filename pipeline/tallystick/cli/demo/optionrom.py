@@ -9,6 +9,8 @@ import struct
 
 _FILE_BYTES = 0x200  # alignment in the file and in memory
 _VENDOR, _DEVICE = 0x1AF4, 0x1000  # virtio 1.2, section 4.1.2: a transitional network card
+_HEADER_BYTES, _IMAGE_BYTES = 0x40, 3 * 512  # of the ROM's one image
+_ROM_BYTES = 16 << 10  # the firmware does not find a ROM whose BAR is smaller than a page
 _DATA_OFFSET = 0x1C  # of the PCI data structure: a multiple of four
 _CODE = bytes.fromhex("31c0c3")  # xor eax, eax; ret: EFI_SUCCESS
 
@@ -18,19 +20,21 @@ def option_rom() -> bytes:
 
     Source: PCI Firmware Specification 3.3, section 5.1; UEFI 2.10, section 14.4.2 (EFI_PCI_EXPANSION_ROM_HEADER).
     """
-    driver = _driver()
-    header_bytes = 0x40
-    size = -(-(header_bytes + len(driver)) // 512)
+    size = _IMAGE_BYTES // 512
     header = struct.pack(
-        "<HHIHHH8sHH", 0xAA55, size, 0x0EF1, 11, 0x8664, 0, bytes(8), header_bytes, _DATA_OFFSET
+        "<HHIHHH8sHH", 0xAA55, size, 0x0EF1, 11, 0x8664, 0, bytes(8), _HEADER_BYTES, _DATA_OFFSET
     )
     # PCI data structure, revision 3: network controller, code type 3 (UEFI), the last image
     data = struct.pack(
         "<4sHHHHB3sHHBBHHH", b"PCIR", _VENDOR, _DEVICE, 0, 0x1C, 3, b"\0\0\2", size, 0, 3, 0x80, 0, 0, 0
     )
-    return (header.ljust(_DATA_OFFSET, b"\0") + data).ljust(header_bytes, b"\0") + driver.ljust(
-        size * 512 - header_bytes, b"\0"
-    )
+    head = (header.ljust(_DATA_OFFSET, b"\0") + data).ljust(_HEADER_BYTES, b"\0")
+    return (head + driver()).ljust(_ROM_BYTES, b"\0")
+
+
+def driver() -> bytes:
+    """Return the driver as the firmware measures it into PCR 2: from its header to the end of the ROM's image."""
+    return _driver().ljust(_IMAGE_BYTES - _HEADER_BYTES, b"\0")
 
 
 def _driver() -> bytes:
