@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import timedelta
 
 import pytest
 from release import world as worlds
@@ -177,3 +178,100 @@ def test_trace_walks_from_a_file_to_the_promotion(place, tally, capsys):
     (release / "seeds/lock.json").write_bytes(b"{ }\n")
     broken = tally("trace", "products/uki.efi", "--release", release, code=5)
     assert broken["error"]["findings"][0]["where"] == "seeds/lock.json"
+
+
+POLICY = """
+schema: tallystick/policy/v1
+name: demo
+channel: staging
+until: UNTIL
+releases: [demo]
+keys:
+  - key: demo/weights/v1
+    artifact: weights
+supply_chain:
+  builders:
+    - identity: https://ci.example/builder
+      issuer: https://tallystick.local/embedded-dev
+      builder_id: https://tallystick.local/builders/ci
+  slsa_build_level: 1
+  rebuilds:
+    threshold: 1
+    not_counted: []
+  sbom:
+    denied: []
+    unexplained_files: 0
+platforms:
+  - platform: qemu-vtpm
+    roots: [software-tpm]
+    require: {}
+freshness:
+  max_age_seconds: 300
+waivers:
+  - requirement: pcr10
+    decision: docs/decisions/0010-pcr-10.md
+    decided_by: alice@example.org
+    until: UNTIL
+targets:
+  - target: broker
+""".replace("UNTIL", (worlds.now() + timedelta(days=300)).strftime("%Y-%m-%dT00:00:00Z"))
+
+
+def test_a_compiled_policy_is_compiled_again_by_every_approver(place, tally):
+    (place / "demo.yaml").write_text(POLICY)
+    tally("promote", place / "release", "--channel", "staging", "--as", "alice")
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name)
+    compiled = place / "compiled"
+    tally("compile", place / "demo.yaml", "-o", compiled)
+    other = tally("promote", compiled, "--channel", "debug", "--as", "bob", code=6)
+    assert other["error"]["code"] == "promote.other-channel"
+    (compiled / "extra").write_text("x")
+    assert tally("promote", compiled, "--channel", "staging", "--as", "bob", code=5)
+    (compiled / "extra").unlink()
+    tally("promote", compiled, "--channel", "staging", "--as", "bob")
+    tally("approve", "--channel", "staging", "--as", "alice")
+    live = tally("approve", "--channel", "staging", "--as", "carol")
+    assert live["changes"][0]["live"]
+    shown = tally("channel", "show", "staging")
+    assert sorted(shown["policies"]) == [
+        f"demo/{path.relative_to(compiled)}" for path in sorted(compiled.rglob("*")) if path.is_file()
+    ]
+
+
+def test_a_policy_edited_by_hand_is_not_approved(place, tally):
+    """Its manifest and its digests are made to fit: only compiling it again tells."""
+    import rfc8785
+
+    from tallystick.core.digests import Digest
+
+    (place / "demo.yaml").write_text(POLICY)
+    tally("promote", place / "release", "--channel", "staging", "--as", "alice")
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name)
+    compiled = place / "compiled"
+    tally("compile", place / "demo.yaml", "-o", compiled)
+    (file,) = (compiled / "broker").iterdir()
+    document = json.loads(file.read_bytes())
+    document["max_age_seconds"] = 299
+    file.write_bytes(rfc8785.dumps(document))
+    manifest = json.loads((compiled / "compiled.json").read_bytes())
+    entry = manifest["targets"]["broker"]["files"][file.name]
+    entry |= {"sha256": Digest.of(file.read_bytes()).hex, "size": file.stat().st_size}
+    (compiled / "compiled.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    tally("promote", compiled, "--channel", "staging", "--as", "bob")
+    refused = tally("approve", "--channel", "staging", "--as", "alice", code=6)
+    assert {f["code"] for f in refused["error"]["findings"]} == {"release.policy.differs"}
+    assert f"policies/demo/broker/{file.name}" in {f["where"] for f in refused["error"]["findings"]}
+
+
+def test_a_policy_source_that_is_another_one_is_not_approved(place, tally):
+    from tallystick.cli.approve import recompiler
+    from tallystick.cli.clock import now
+    from tallystick.core.errors import Refused
+
+    again = recompiler(now())
+    with pytest.raises(Refused, match=r"want policy\.yaml, got no such file"):
+        again("demo", {}, None)
+    with pytest.raises(Refused, match="want other, got demo"):
+        again("other", {"policy.yaml": POLICY.encode()}, None)

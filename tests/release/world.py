@@ -20,7 +20,7 @@ from tallystick.build.records import Contents
 from tallystick.core.digests import Digest
 from tallystick.formats import intoto
 from tallystick.measure import statement as measurements
-from tallystick.measure.records import Measurement
+from tallystick.measure.records import Measurement, WaivedRegister
 from tallystick.provenance import make as provenance
 from tallystick.release import changes, index, keys, layout, links, names
 from tallystick.release.desk import Desk
@@ -154,8 +154,17 @@ def unsigned(folder: Path, made: builds.Made, *, builder_id: str, platform: str)
         image=image.digest,
         firmware=Digest.of(builds.FIRMWARE),
         shape=(("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu")),
-        values=(("pcr04", Digest.of(b"pcr4" + image.digest.value).hex), ("pcr11", "0" * 64)),
-        waived=(),
+        values=tuple(
+            (f"pcr{n:02}", Digest.of(b"pcr%d" % n + image.digest.value).hex) for n in range(16) if n != 10
+        ),
+        waived=(
+            WaivedRegister(
+                name="pcr10",
+                decision="docs/decisions/0010-pcr-10.md",
+                decided_by="alice@example.org",
+                until=datetime(2100, 1, 1, tzinfo=UTC),
+            ),
+        ),
         events=(),
         calculator="tallystick test",
     )

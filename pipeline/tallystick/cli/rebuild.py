@@ -36,9 +36,8 @@ def rebuild(
     from tallystick.cli import desks
     from tallystick.cli.build import state_folder
     from tallystick.core.errors import NotReproducible
-    from tallystick.core.files import write_file
+    from tallystick.release import beside, links
     from tallystick.release import index as indexes
-    from tallystick.release import links
 
     who = desks.person_key(workdir, name)
     index = indexes.read(folder)
@@ -51,12 +50,12 @@ def rebuild(
         raise NotReproducible(
             f"{index.name} {index.version} is not reproducible here: no link", findings=findings
         )
-    file = folder / links.FOLDER / links.file_name(who.keyid)
-    write_file(file, links.make(index.digest, artifacts, who))
+    file = f"{links.FOLDER}/{links.file_name(who.keyid)}"
+    beside.add(folder, file, links.make(index.digest, artifacts, who))
     document = {
         "release": str(index.digest),
         "rebuilt_by": name,
-        "link": str(file.relative_to(folder)),
+        "link": file,
         "products": {path: str(digest) for path, digest in artifacts.products},
         "materials": {path: str(digest) for path, digest in artifacts.materials},
     }

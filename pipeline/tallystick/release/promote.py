@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tallystick.core.errors import Misuse
-from tallystick.core.files import write_file
-from tallystick.release import changes, gates, names, roles, verdict, verify
+from tallystick.release import beside, changes, gates, names, roles, verdict, verify
 from tallystick.release.changes import Added
 from tallystick.release.desk import Desk, Outcome, refusal
 from tallystick.release.index import safe_path
@@ -78,7 +77,7 @@ def propose_release(
             lifetimes=desk.lifetimes,
         )
         desk.folder.keep_pending(roles.RELEASES, proposed)
-        write_file(folder / file, bundle)
+        beside.add(folder, file, bundle)
         change = changes.describe(state, roles.RELEASES, proposed)
     return Outcome(change=change, live=False, gates=passed, high_water=policies.high_water)
 
