@@ -376,6 +376,16 @@ def test_the_access_log_has_no_cookie_no_token_and_no_foreign_path(running, pair
         assert secret not in text
 
 
+def test_the_servers_own_access_log_stays_off(running, caplog):
+    """It would print queries. Whoever turns it on for the process does not turn it on here."""
+    own = logging.getLogger("uvicorn.access")
+    own.propagate = True
+    with caplog.at_level(logging.DEBUG):
+        running.ask("GET", "/healthz?token=secret-in-a-query")
+        written(caplog, 1)
+    assert "secret-in-a-query" not in caplog.text
+
+
 def test_a_fault_of_ours_is_said_without_its_values(running, pair, monkeypatch, caplog):
     def broken(*args, **kwargs):
         raise KeyError(CANARY.decode())

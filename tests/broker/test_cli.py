@@ -244,6 +244,22 @@ def test_the_log_is_verified_proved_and_kept_against(made, tmp_path):
     assert unknown["error"]["code"] == "decision.unknown"
 
 
+def test_a_kept_checkpoint_of_another_past_is_exit_5(made, tmp_path):
+    """Signed by the log's own key: it is the log that was rewritten since."""
+    from tallystick.broker import logkey
+    from tallystick.tlog.mark import Head
+
+    tally("broker", "key", "generate", "acme/past/v1", "--channel", "staging", "--workdir", made)
+    key, kept = logkey.load(made / "broker" / "log-key.pem"), tmp_path / "kept"
+    for head in (Head(size=1, root=bytes(32)), Head(size=10_000, root=bytes(32))):
+        kept.write_text(key.checkpoint(head))
+        argv = ["broker", "log", "verify", "--workdir", made, "--checkpoint", kept, "--json"]
+        assert tally(*argv, fails=5)["error"]["code"] == "log.not-earlier"
+    other = logkey.create(tmp_path / "other.pem")
+    kept.write_text(other.checkpoint(Head(size=1, root=bytes(32))))
+    assert tally(*argv, fails=5)["error"]["code"] == "log.checkpoint"
+
+
 def check_inclusion(proof):
     """Check a proof with nothing of ours: RFC 6962, section 2.1.1."""
     import hashlib
@@ -289,6 +305,70 @@ def test_explain_says_what_was_wanted_and_what_was_got(running, pair):
     assert "the same answer" in text
     for leaf in running.world.leaves():
         tally("explain", leaf["decision"], "--workdir", folder)
+
+
+def test_a_record_that_was_altered_is_neither_explained_nor_audited(running, pair):
+    import sqlite3
+
+    cookie, _ = running.attest(Machine(image="b"), pair)
+    decision = running.fetch(cookie).json["decision"]
+    folder = running.world.folder
+    with sqlite3.connect(running.world.home.store) as db:
+        (record,) = db.execute("SELECT record FROM decisions WHERE id = ?", (decision,)).fetchone()
+        altered = record.replace(b"tpm.pcr04.mismatch", b"tpm.pcr05.mismatch")
+        db.execute("UPDATE decisions SET record = ? WHERE id = ?", (altered, decision))
+    db.close()
+    for argv in (["explain", decision], ["broker", "log", "verify"], ["broker", "log", "prove", decision]):
+        refused = tally(*argv, "--workdir", folder, "--json", fails=5)
+        assert refused["error"]["code"] == "decision.altered"
+
+
+def test_an_attestation_whose_record_was_altered_decides_nothing_again(running, pair):
+    import sqlite3
+
+    cookie, _ = running.attest(Machine(image="b"), pair)
+    decision = running.fetch(cookie).json["decision"]
+    attestation = running.world.leaves()[-1]["attestation"]
+    with sqlite3.connect(running.world.home.store) as db:
+        (record,) = db.execute("SELECT record FROM decisions WHERE id = ?", (attestation,)).fetchone()
+        altered = record.replace(b'"safe":true', b'"safe":false')
+        db.execute("UPDATE decisions SET record = ? WHERE id = ?", (altered, attestation))
+    db.close()
+    refused = tally("explain", decision, "--workdir", running.world.folder, "--json", fails=5)
+    assert refused["error"]["code"] == "decision.altered"
+
+
+def test_a_policy_that_was_altered_since_decides_nothing_again(running, pair):
+    import sqlite3
+
+    cookie, _ = running.attest(Machine(image="b"), pair)
+    decision = running.fetch(cookie).json["decision"]
+    with sqlite3.connect(running.world.home.store) as db:
+        db.execute("UPDATE policies SET data = ?", (b"{}",))
+    db.close()
+    refused = tally("explain", decision, "--workdir", running.world.folder, "--json", fails=5)
+    assert refused["error"]["code"] == "policy.record"
+
+
+def test_a_log_in_which_a_nonce_attests_twice_is_exit_5(tmp_path):
+    from broker.world import NOW
+
+    from tallystick.broker.config import Home
+    from tallystick.broker.decisions import Kind, entry
+    from tallystick.broker.opening import open_ledger
+    from tallystick.broker.store import Store
+
+    tally("broker", "init", "--workdir", tmp_path)
+    home = Home(tmp_path / "broker")
+    store = Store.open(home.store)
+    ledger = open_ledger(home, store)
+    for _ in range(2):
+        made = entry(Kind.ATTESTATION, now=NOW, public={"nonce": "sha256:00"}, details={})
+        ledger.submit([made], now=NOW).result()
+    ledger.close()
+    store.close()
+    refused = tally("broker", "log", "verify", "--workdir", tmp_path, "--json", fails=5)
+    assert refused["error"]["code"] == "nonce.twice"
 
 
 def test_explain_names_the_components_that_differ(running, pair, tmp_path):

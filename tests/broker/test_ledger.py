@@ -121,6 +121,24 @@ def test_when_the_log_can_not_be_written_nothing_is_answered_and_nothing_kept(le
     ledger.submit([some()], now=NOW, nonce=b"n").result()
 
 
+def test_after_a_write_that_may_or_may_not_be_there_the_log_is_read_again(ledger, store, home, monkeypatch):
+    """A failed fsync says nothing about the disk: what is there counts, and the next answer comes after it."""
+    original = tlog_store.append
+
+    def uncertain(*args, **kwargs):
+        original(*args, **kwargs)
+        raise tlog_store.Uncertain(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tlog_store, "append", uncertain)
+        with pytest.raises(Unreachable):
+            ledger.submit([some()], now=NOW).result()
+    made = some()
+    ledger.submit([made], now=NOW).result()
+    kept = store.decision(made.decision)
+    assert Log.read(home / "log").entry(kept.leaf) == made.leaf
+
+
 def test_when_the_store_can_not_commit_nothing_is_answered(ledger, store, monkeypatch):
     def full(self, *args):
         raise Unreachable("broker store: disk full", code="store.unreachable")
