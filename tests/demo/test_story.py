@@ -37,6 +37,7 @@ def told(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        patch.setenv("PYTHONPATH", str(ROOT / "pipeline"))
         patch.setattr(refusals, "try_all", booted_too)
         found = story.tell(tmp_path_factory.mktemp("story") / "demo")
     return found, machines
