@@ -1,4 +1,4 @@
-"""``tally``: the table of commands, loaded one at a time, and the one place that turns errors into exit codes."""
+"""``tally``: the table of commands, loaded one at a time, and where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tallystick import __version__
 from tallystick.core.errors import Exit, TallystickError, Unreachable
 
 if TYPE_CHECKING:
-    import click
+    from typer._click import Command, Context, HelpFormatter  # typer carries its own copy of click
 
 _INTERRUPTED = 130  # 128 + SIGINT, what shells report for Ctrl-C
 
@@ -52,10 +52,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 class _Lazy(TyperGroup):
     """A group that imports a command's module only when that command runs."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         if cmd_name not in COMMANDS:
             return None
         module, line = COMMANDS[cmd_name]
@@ -64,7 +64,7 @@ class _Lazy(TyperGroup):
         command.help = command.help or line
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
