@@ -233,6 +233,8 @@ def test_the_statement_is_about_every_product_file():
         (product.path, {"sha256": product.digest.hex}) for product in BUILD.products
     ]
     assert cyclonedx.checked(statement.predicate) == bom()
+    subjects = [(product.path, {"sha256": product.digest.hex}) for product in BUILD.products]
+    assert make.statement(BUILD, bom()) == intoto.make(subjects, "https://cyclonedx.org/bom", bom())
 
 
 def test_canonical_bytes_are_those_of_rfc_8785():

