@@ -65,12 +65,13 @@ def appraise(
     from tallystick.core.digests import Digest
     from tallystick.policy import document
 
-    now = instant(at)
+    now, bound = instant(at), _hex(nonce)
+    if (bound is None) != (issued_at is None):
+        raise Misuse("--nonce and --issued-at belong together", code="challenge.half")
     compiled = _read(policy / "broker" / "policy.json" if policy.is_dir() else policy, "compiled policy")
     form = document.read(compiled)
     believed = _roots(root or [])
     files = [_read(path, "endorsement") for path in endorsements or []]
-    bound = _hex(nonce)
     found = package.verify(kind, _read(file, "evidence"), [*files, *believed.values()], nonce=bound, at=now)
     claims = replace(found, roots=_labelled(found, believed))
     prepared = prepare(form, Digest.of(compiled))
@@ -103,9 +104,7 @@ def _challenge(nonce: bytes | None, issued_at: str | None, claims: Claims, now: 
     from tallystick.appraisal.records import Challenge
     from tallystick.cli.clock import at as instant
 
-    if (nonce is None) != (issued_at is None):
-        raise Misuse("--nonce and --issued-at belong together", code="challenge.half")
-    if nonce is None:
+    if nonce is None or issued_at is None:
         return Challenge(report_data=b"", issued_at=now)
     # The verifier has compared the nonce; what the platform carries of it may be padded or hashed.
     return Challenge(report_data=claims.report_data, issued_at=instant(issued_at))
