@@ -32,7 +32,11 @@ def members(path: Path) -> Iterator[tuple[str, int, bytes]]:
     """Yield (path without leading slash, file mode, contents or link target) of every file and symbolic link."""
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            yield file.relative_to(path).as_posix(), stat.S_IFREG | (file.stat().st_mode & 0o777), file.read_bytes()
+            yield (
+                file.relative_to(path).as_posix(),
+                stat.S_IFREG | (file.stat().st_mode & 0o777),
+                file.read_bytes(),
+            )
         return
     if path.name.endswith(".whl"):
         with zipfile.ZipFile(path) as wheel:

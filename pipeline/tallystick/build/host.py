@@ -61,7 +61,9 @@ def prepare(state: Path) -> Nix:
     """
     if shutil.which("nix-store") is None:
         raise Unreachable(f"Nix is not on this machine: {_INSTALL}", code="nix.missing")
-    said = subprocess.run(["nix-store", "--version"], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        ["nix-instantiate", "--version"], capture_output=True, text=True, check=False
+    ).stdout
     match = re.search(r"[0-9]+(\.[0-9]+)+\S*", said)
     version = match[0] if match else "an unknown version"
     if version_of(version) < OLDEST:

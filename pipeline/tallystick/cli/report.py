@@ -113,7 +113,7 @@ def _channel(
 ) -> VerifiedChannel:
     from tallystick.cli.channels import verified_channel
 
-    return verified_channel(name, now, workdir, channel_dir, trust)
+    return verified_channel(name, now.isoformat(), workdir, channel_dir, trust)[0]
 
 
 def _with_channel(report: ChainReport, found: VerifiedChannel) -> ChainReport:

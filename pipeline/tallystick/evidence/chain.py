@@ -72,7 +72,11 @@ def _whole(certificate: x509.Certificate) -> x509.Certificate:
     """Read what the library reads late, so that a broken certificate breaks here and nowhere else."""
     certificate.public_key()
     _ = (certificate.extensions, certificate.subject, certificate.issuer)
-    _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_algorithm_oid)
+    _ = (
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        certificate.signature_algorithm_oid,
+    )
     return certificate
 
 

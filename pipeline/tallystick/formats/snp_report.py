@@ -1,6 +1,6 @@
 """AMD SEV-SNP attestation reports and the certificate table that comes beside them.
 
-Source: AMD 56860 (SEV-SNP Firmware ABI): ATTESTATION_REPORT, Table 23 (versions 2, 3 and 5); TCB_VERSION, Tables 3 to 5;
+Source: AMD 56860 (SEV-SNP Firmware ABI): ATTESTATION_REPORT, Table 23 (versions 2, 3, 5); TCB_VERSION, Tables 3 to 5;
 GUEST_POLICY, Table 10; PLATFORM_INFO, Table 24. AMD 56421 (GHCB), section 4.1.8.1, for the certificate table.
 """
 
