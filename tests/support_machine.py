@@ -8,12 +8,13 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support_tpm import await_listener
 
 from tallystick.attester.tpm import SocketTransport, Tpm
 
@@ -66,8 +67,9 @@ def boot(
     for tool in ("qemu-system-x86_64", "swtpm", "swtpm_setup"):
         if shutil.which(tool) is None:
             pytest.fail(f"{tool} is not installed") if os.environ.get("CI") else pytest.skip(f"no {tool}")
-    state, control = folder / "tpm", folder / "control"
+    state = folder / "tpm"
     state.mkdir(parents=True)
+    control = Path(tempfile.mkdtemp(prefix="tally-vm-")) / "control"  # the name of a socket must be short
     subprocess.run(
         ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--overwrite", "--pcr-banks", "sha256"],
         check=True,
@@ -87,13 +89,13 @@ def boot(
         ]
     )
     try:
-        while not control.exists():
-            time.sleep(0.01)
+        await_listener(control)
         _run(_command(image, firmware, control, ram_mib, vcpus, more), until)
         return _registers(control)
     finally:
         tpm.kill()
         tpm.wait()
+        shutil.rmtree(control.parent)
 
 
 def _command(

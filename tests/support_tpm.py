@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,20 +111,30 @@ def software_tpm(folder: Path) -> Iterator[Tpm]:
     folder.mkdir(parents=True, exist_ok=True)
     setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(folder), "--overwrite", "--pcr-banks", "sha256"]
     subprocess.run(setup, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    path = folder / "server"
-    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}"]
-    command += ["--server", f"type=unixio,path={path}", "--flags", "startup-clear,not-need-init"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            if path.exists():
-                break
-            time.sleep(0.01)
-        tpm = open_tpm(str(path))
+    with tempfile.TemporaryDirectory(prefix="tally-tpm-") as sockets:  # the name of a socket must be short
+        path = Path(sockets) / "server"
+        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}"]
+        command += ["--server", f"type=unixio,path={path}", "--flags", "startup-clear,not-need-init"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            yield tpm
+            await_listener(path)
+            tpm = open_tpm(str(path))
+            try:
+                yield tpm
+            finally:
+                tpm.close()
         finally:
-            tpm.close()
-    finally:
-        process.terminate()
-        process.wait(10)
+            process.terminate()
+            process.wait(10)
+
+
+def await_listener(path: Path, seconds: float = 20) -> None:
+    """Wait until somebody listens on the unix socket at ``path``: it is there a moment before that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[-1] == str(path) and fields[3] == "00010000":  # __SO_ACCEPTCON
+                return
+        time.sleep(0.01)
+    pytest.fail(f"nobody listens on {path}")
