@@ -196,6 +196,17 @@ def test_a_policy_without_releases_permits_nothing():
     assert (codes(decision), decision.nearest) == (("policy.no-release",), None)
 
 
+def test_a_tuple_whose_platform_the_policy_does_not_name_permits_nothing():
+    rule = replace(TWO.platforms[0], platform="other")
+    assert codes(decide(claims(), replace(TWO, platforms=(rule,)))) == ("policy.platform.unknown",)
+
+
+def test_a_boolean_is_shown_as_one():
+    (finding,) = decide(claims(safe=False), require(safe=Exactly(True))).findings
+    assert finding.message == "safe: want true, got false"
+    assert words(decide(claims())).startswith(f"allowed: {WEIGHTS} for release {digest('release a')}")
+
+
 def test_every_reason_is_listed():
     found = replace(claims(pcr04=ZERO, drop=("pcr11",)), roots=())
     decision = decide(found, key="other/key/v1", asked=challenge(301))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from tallystick.compile.produce import backend, produce, prove, prove_files
 from tallystick.compile.targets import broker as broker_target
 from tallystick.compile.targets.trustee import emit
 from tallystick.compile.targets.trustee import prove as trustee_prove
+from tallystick.compile.targets.trustee.engines import RegoCpp
 from tallystick.core.errors import Exit, Misuse
 from tallystick.core.expect import AtLeast, Exactly, OneOf
 from tallystick.policy.normal import PlatformRule
@@ -213,11 +215,13 @@ def test_the_oracle_is_strict_about_types():
     assert any(case.claims.get("s") is False for case in everything)
 
 
-def test_windows_do_not_hide_a_tuple_too_many(hurried):
+def test_windows_do_not_hide_a_tuple_too_many(hurried, monkeypatch):
     """With many tuples each few are tried apart; what is foreign among them is found all the same."""
-    releases = [release(f"r{n}") for n in range(17)]
+    monkeypatch.setattr(trustee_prove, "_WINDOW", 2)
+    monkeypatch.setattr(trustee_prove, "_SAMPLE", 60)
+    releases = [release(f"r{n}") for n in range(5)]
     found, target, emitted = made("trustee", *releases)
-    assert prove(found, target, emitted, NOW).accepted == 17
+    assert prove(found, target, emitted, NOW).accepted == 5
     fewer = trustee_form(*releases[:-1])
     with pytest.raises(Unproven):
         prove_files(fewer, target, emitted.files, NOW)
@@ -225,6 +229,55 @@ def test_windows_do_not_hide_a_tuple_too_many(hurried):
     files[emit.AS_POLICY] = mixing(files[emit.AS_POLICY].decode()).encode()
     with pytest.raises(Unproven):
         prove_files(found, target, files, NOW)
+
+
+@pytest.mark.parametrize(("name", "times"), [("broker", 60), ("trustee", 12)])
+def test_damaged_files_are_not_proved_and_do_not_crash(name, times, hurried):
+    """Bytes flipped, cut, doubled: every one is caught, or leaves the meaning and the words as they were."""
+    found, target, emitted = made(name)
+    chosen = random.Random(7)
+    for _ in range(times):
+        file = chosen.choice(sorted(emitted.files))
+        data = bytearray(emitted.files[file])
+        at = chosen.randrange(len(data))
+        if chosen.random() < 0.5:
+            data[at] ^= 1 << chosen.randrange(8)
+        else:
+            del data[at : at + chosen.randrange(1, 40)]
+        if bytes(data) != emitted.files[file]:
+            with suppress(Unproven):
+                prove_files(found, target, {**emitted.files, file: bytes(data)}, NOW)
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        "1",
+        "{}",
+        "[1]",
+        '[{"name": 1, "key": 1, "value": 1}]',
+        '[{"name": "ear.tallystick.releases", "key": 1, "value": true}]',
+    ],
+)
+def test_other_extensions_are_no_release(extensions, hurried):
+    found, target, emitted = made("trustee")
+    text = emitted.files[emit.AS_POLICY].decode()
+    start, end = text.index("extensions :="), text.index("now_ns :=")
+    changed = f"{text[:start]}extensions := {extensions}\n\n{text[end:]}"
+    with pytest.raises(Unproven):
+        prove_files(found, target, {**emitted.files, emit.AS_POLICY: changed.encode()}, NOW)
+
+
+def test_engines_that_disagree_prove_nothing(monkeypatch):
+    class Contrary(RegoCpp):
+        def evaluate(self, rule, document, data):
+            return {"executables": 96} if rule == "trust_claims" else super().evaluate(rule, document, data)
+
+    found, target, emitted = made("trustee", release("a"))
+    monkeypatch.setattr(trustee_prove, "second_opinion", lambda: Contrary)
+    with pytest.raises(Unproven) as caught:
+        prove_files(found, target, emitted.files, NOW)
+    assert {finding.code for finding in caught.value.findings} == {"prove.engines"}
 
 
 def test_the_budget_is_what_it_says():

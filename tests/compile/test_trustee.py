@@ -219,6 +219,23 @@ def test_a_claim_that_the_verifier_does_not_tell_is_inexpressible():
         express(made, choice())
 
 
+def test_a_claim_that_the_verifier_does_not_tell_may_be_waived_by_name():
+    waiver = replace(choice().waivers[0], requirement="claim-safe")
+    target = replace(choice(), waivers=(waiver, *choice().waivers))
+    made = trustee_form(target=target, platforms=required(safe=Exactly(True)))
+    (one,) = produce(made, [target], NOW)
+    assert (one.proof.released, one.proof.accepted) == (2, 2)
+    residual = json.loads(one.emitted.files["residual.json"])
+    assert "claim-safe" in [entry["requirement"] for entry in residual["not_checked"]]
+    assert "NOT CHECKED claim-safe" in one.emitted.files[emit.RESOURCE_POLICY].decode()
+
+
+def test_a_platform_that_has_no_policy_yet_is_inexpressible():
+    rule = replace(form().platforms[0], platform="snp", evidence_kind="snp-report")
+    with pytest.raises(Inexpressible, match="platform-snp"):
+        express(trustee_form(platforms=(rule,)), choice())
+
+
 def test_a_claim_that_the_verifier_tells_is_required():
     made = trustee_form(platforms=required(pcr17=Exactly("f" * 64), pcr18=OneOf(("0" * 64, "1" * 64))))
     here = Deployment.of(emit.emit(made, choice()))

@@ -46,8 +46,8 @@ class Regorus:
             self._engine.add_policy("", policy)
             self._engine.add_extension("time.now_ns", 0, lambda: nanoseconds)
             self._engine.add_extension("query_reference_value", 1, values.get)
-        except Exception as error:
-            raise RegoError(_first_line(error)) from None
+        except BaseException as error:
+            raise _failed(error) from None
         self._data = "{}"
 
     def evaluate(self, rule: str, document: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
@@ -60,10 +60,10 @@ class Regorus:
                 self._data = wanted
             self._engine.set_input_json(json.dumps(document))
             found = self._engine.eval_rule_as_json(f"data.policy.{rule}")
-        except Exception as error:
+        except BaseException as error:
             if "not a valid rule path" in str(error):
                 raise Missing(rule) from None
-            raise RegoError(_first_line(error)) from None
+            raise _failed(error) from None
         return None if found == '"<undefined>"' else json.loads(found)
 
 
@@ -81,8 +81,8 @@ class RegoCpp:
         try:
             self._engine.add_module("policy", policy + shim)
             self._engine.add_data({"reference": dict(values)})
-        except Exception as error:
-            raise RegoError(_first_line(error)) from None
+        except BaseException as error:
+            raise _failed(error) from None
 
     def evaluate(self, rule: str, document: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
         """As :class:`Engine` says. A rule that is not there is undefined here."""
@@ -92,8 +92,8 @@ class RegoCpp:
         try:
             self._engine.set_input(dict(document))
             found = json.loads(str(self._engine.query(bound)))
-        except Exception as error:
-            raise RegoError(_first_line(error)) from None
+        except BaseException as error:
+            raise _failed(error) from None
         return found.get("bindings", {}).get("x") if isinstance(found, dict) else None
 
 
@@ -106,6 +106,9 @@ def second_opinion() -> type[RegoCpp] | None:
     return RegoCpp
 
 
-def _first_line(error: Exception) -> str:
+def _failed(error: BaseException) -> RegoError:
+    """Return what an engine's failure is to us. A panic inside it is no ``Exception``, and no crash of ours."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+        raise error
     lines = [line for line in str(error).split("\n") if line.startswith("error:")]
-    return lines[0] if lines else str(error).strip().split("\n")[0]
+    return RegoError(lines[0] if lines else str(error).strip().split("\n")[0])

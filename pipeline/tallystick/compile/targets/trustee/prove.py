@@ -121,7 +121,7 @@ def _check_text(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTar
         raise Unproven("trustee: the files say something else of themselves", findings=findings)
 
 
-_CLAIM = re.compile(r"^(?:default )?([a-z_]+) := (-?\d+)", re.MULTILINE)
+_CLAIM = re.compile(r"^(?:default )?([a-z_]+) := (-?\d{1,9})", re.MULTILINE)
 
 
 def _defaults(name: str, text: str) -> Iterator[Finding]:
@@ -331,7 +331,7 @@ class _Run:
         else:
             claims = token(submod, now - timedelta(seconds=age))
             allowed = allows(self._engine(emit.RESOURCE_POLICY, at=now), claims, resource(key))
-            named = set(map(str, submod.get("ear.tallystick.releases", [])))
+            named = _named(submod)
             self._vector(case, submod, proved=bool(permitted))
         if allowed and engine is None and right is True:
             self.accepted.add(self.oracle.point(case))
@@ -450,6 +450,12 @@ def _answer(engine: Engine, case: Case) -> dict[str, Any] | None:
         return appraisal(engine, tcb_claims(case))
     except Denied:
         return None
+
+
+def _named(submod: Mapping[str, Any]) -> set[str]:
+    """The releases that an appraisal says matched."""
+    found = submod.get("ear.tallystick.releases", [])
+    return set(map(str, found)) if isinstance(found, list) else {str(found)}
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -74,10 +74,8 @@ def appraisal(policy: Engine, evidence: Mapping[str, Any]) -> dict[str, Any]:
         "ear.appraisal-policy-id": "default",
         "ear.veraison.annotated-evidence": dict(evidence),
     }
-    for extension in [] if extensions is Missing or extensions is None else extensions:
-        if not isinstance(extension, dict) or set(extension) != {"name", "key", "value"}:
-            raise Denied("an extension is not one")
-        submod[extension["name"]] = extension["value"]
+    for name, value in _extensions([] if extensions is Missing or extensions is None else extensions):
+        submod[name] = value
     return submod
 
 
@@ -112,6 +110,20 @@ def _rule(policy: Engine, rule: str, evidence: Mapping[str, Any]) -> Any:
         return Missing
     except RegoError as error:
         raise Denied(str(error)) from None
+
+
+def _extensions(found: Any) -> Iterator[tuple[str, Any]]:
+    """The private claims that an appraisal gets: Trustee reads a list of TokenExtension, or fails."""
+    if not isinstance(found, list):
+        raise Denied("extensions are not a list")
+    for one in found:
+        if (
+            not isinstance(one, dict)
+            or set(one) != {"name", "key", "value"}
+            or not isinstance(one["name"], str)
+        ):
+            raise Denied("an extension is not one")
+        yield one["name"], one["value"]
 
 
 def _vector(trust: Any) -> dict[str, int]:
