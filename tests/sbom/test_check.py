@@ -2,7 +2,6 @@
 
 import copy
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -148,23 +147,12 @@ def test_the_findings_of_a_hopeless_document_are_cut_short():
     assert len(list(schema.findings(document))) == 20
 
 
-def test_5000_components_are_checked_in_linear_time():
-    """The stock validator is quadratic: 75 seconds for these 5,000 (facts: 46 s for 1,000)."""
-
-    def seconds(count):
-        document = copy.deepcopy(GOOD)
-        template = part(document, builds.LIBC.ref)
-        document["components"] += [
-            {**template, "bom-ref": f"copy-{n}", "version": f"{n}"} for n in range(count)
-        ]
-        start = time.perf_counter()
-        assert check.check_document(document) == ()
-        return time.perf_counter() - start
-
-    seconds(10)
-    small, large = min(seconds(1000) for _ in range(3)), seconds(5000)
-    assert large < 2
-    assert large < 10 * small
+def test_5000_components_are_checked():
+    """The stock validator is quadratic and needs more than a minute for these; `make bench` has the ratio."""
+    document = copy.deepcopy(GOOD)
+    template = part(document, builds.LIBC.ref)
+    document["components"] += [{**template, "bom-ref": f"copy-{n}", "version": f"{n}"} for n in range(5000)]
+    assert check.check_document(document) == ()
 
 
 @pytest.mark.corpus

@@ -1,0 +1,196 @@
+"""``make bench``: ratios against a peer in one interleaved run, written to docs/benchmarks.md.
+
+Absolute times drift by a quarter on a shared machine; a ratio inside one interleaved run holds to a tenth. Each
+pair runs A B A B …, and the median of the ratios is what counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+TALLY = [sys.executable, "-m", "tallystick.cli"]
+ROUNDS = 9
+sys.path[:0] = [str(ROOT / "pipeline"), str(ROOT / "tests")]
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    ours_ms: float
+    peer: str
+    peer_ms: float
+    ratio: float
+    limit: str
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def pair(what: str, ours: Callable[[], object], peer: str, theirs: Callable[[], object], limit: str) -> Row:
+    """Time both, alternating, after one run of each that is not counted."""
+    ours(), theirs()
+    times = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
+    ratio = statistics.median(a / b for a, b in times)
+    mine, other = (statistics.median(column) * 1000 for column in zip(*times, strict=True))
+    row = Row(what, mine, peer, other, ratio, limit)
+    sys.stderr.write(f"{what}: {mine:.1f} ms, {peer} {other:.1f} ms, ratio {ratio:.2f} (limit {limit})\n")
+    return row
+
+
+def run(*command: str | Path) -> Callable[[], object]:
+    return lambda: subprocess.run(list(map(str, command)), capture_output=True, check=True)
+
+
+def start_up() -> list[Row]:
+    return [
+        pair(
+            "`tally --help`",
+            run(*TALLY, "--help"),
+            "`import typer`",
+            run(sys.executable, "-c", "import typer"),
+            "1.5",
+        )
+    ]
+
+
+def firmware() -> Path:
+    """The corpus's firmware tail behind four MiB that stand for the rest: the same size and code path as a real one."""
+    from support_corpus import CORPUS
+
+    tail = (CORPUS / "evidence/snp/measure/ovmf_AmdSev_suffix.bin").read_bytes()
+    made = Path(tempfile.mkdtemp(prefix="tally-bench-")) / "ovmf.fd"
+    made.write_bytes(hashlib.shake_128(b"firmware").digest((4 << 20) - len(tail)) + tail)
+    return made
+
+
+def measurements() -> list[Row]:
+    path = firmware()
+    kernel = path.with_name("kernel")
+    kernel.write_bytes(hashlib.shake_128(b"kernel").digest(14 << 20))
+    initrd = path.with_name("initrd")
+    initrd.write_bytes(hashlib.shake_128(b"initrd").digest(64 << 20))
+    files = ["--ovmf", path, "--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0"]
+    peer = Path(sys.executable).with_name("sev-snp-measure")
+    one = run(*TALLY, "measure", "snp", *files, "--vcpus", "8", "--vcpu-type", "EPYC-Milan")
+    theirs = run(peer, "--mode", "snp", *files, "--vcpus", "8", "--vcpu-type", "EPYC-Milan")
+    types, counts = "EPYC-Milan,EPYC-Genoa,EPYC-Turin", "1,2,8,32,64,192"
+    matrix = run(*TALLY, "measure", "snp", *files, "--vcpus", counts, "--vcpu-type", types)
+
+    def eighteen() -> None:
+        for kind in types.split(","):
+            for count in counts.split(","):
+                run(peer, "--mode", "snp", *files, "--vcpus", count, "--vcpu-type", kind)()
+
+    return [
+        pair("SNP digest, one shape", one, "`sev-snp-measure`", theirs, "0.75"),
+        pair(
+            "SNP digests, 3 generations x 6 vCPU counts",
+            matrix,
+            "18 runs of `sev-snp-measure`",
+            eighteen,
+            "0.05",
+        ),
+        pair("SNP matrix of 18", matrix, "our own single digest", one, "1.15"),
+    ]
+
+
+def evidence() -> list[Row]:
+    import warnings
+    from datetime import UTC, datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+    from support_corpus import CORPUS
+
+    from tallystick.evidence import quote, snp_report
+    from tallystick.formats.snp_report import parse
+
+    folder = CORPUS / "evidence/snp/reports"
+    report, vcek = (folder / f"trustee_milan_v2.{part}" for part in ("report.bin", "vcek.der"))
+    data, der = report.read_bytes(), vcek.read_bytes()
+    at = datetime(2025, 6, 1, tzinfo=UTC)
+    parsed = parse(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        key = x509.load_der_x509_certificate(der).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    signature = encode_dss_signature(*parsed.signature)
+
+    def many(work: Callable[[], object]) -> Callable[[], None]:
+        def loop() -> None:
+            for _ in range(200):
+                work()
+
+        return loop
+
+    rows = [
+        pair(
+            "200 SNP reports with a known VCEK",
+            many(lambda: snp_report.verify(data, [der], nonce=None, at=at)),
+            "200 bare P-384 verifications",
+            many(lambda: key.verify(signature, parsed.signed, ec.ECDSA(hashes.SHA384()))),
+            "1.15",
+        )
+    ]
+    import dcap_qvl
+
+    tdx, collateral = (CORPUS / "evidence/tdx" / n for n in ("tdx_quote", "tdx_quote_collateral.json"))
+    quoted, known = tdx.read_bytes(), collateral.read_bytes()
+    theirs = dcap_qvl.QuoteCollateralV3.from_json(known.decode())
+    moment = datetime(2025, 6, 20, tzinfo=UTC)
+    rows.append(
+        pair(
+            "200 TDX quotes, collateral already verified",
+            many(lambda: quote.verify("tdx-quote", quoted, [known], nonce=None, at=moment)),
+            "200 times dcap-qvl",
+            many(lambda: dcap_qvl.verify(quoted, theirs, int(moment.timestamp()))),
+            "0.35",
+        )
+    )
+    return rows
+
+
+def releases() -> list[Row]:
+    demo = ROOT / "demo"
+    if not (demo / "release").is_dir():
+        sys.stderr.write("no demo/release: `make demo` first, for the time of `tally verify`\n")
+        return []
+    verify = run(*TALLY, "verify", demo / "release", "--trust", demo / "trust.json")
+    peer = run(sys.executable, "-c", "import sigstore.verify")
+    return [pair("`tally verify` of the demo's release", verify, "`import sigstore.verify`", peer, "1 s")]
+
+
+def page(rows: list[Row]) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`: each row is one interleaved run on one machine, ours and the peer's in turn, and the",
+        "ratio is the median of the pairs. Times are medians and drift; ratios hold. `limit` is what we promise.",
+        "",
+        "| what | ours | peer | its time | ratio | limit |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.what} | {r.ours_ms:.1f} ms | {r.peer} | {r.peer_ms:.1f} ms | {r.ratio:.2f} | {r.limit} |"
+        for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page([*start_up(), *measurements(), *evidence(), *releases()]), encoding="utf-8")
