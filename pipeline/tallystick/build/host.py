@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tallystick.build.nix import OLDEST, Nix, Store, version_of
+from tallystick.build.nix import MACHINE_STATE, OLDEST, Nix, Store, version_of
 from tallystick.core.errors import Misuse, Unreachable, Unsupported
 from tallystick.core.files import write_file
 
@@ -71,6 +71,7 @@ def prepare(state: Path) -> Nix:
         raise Unsupported("Nix", at="version", want=want, got=version, code="nix.too-old")
     prefix = _prefix()
     _make_users(prefix)
+    _must(prefix, "install", "-d", "-m", "0755", str(MACHINE_STATE))
     configuration, home = state / "nix", state / "home"
     settings = _SETTINGS | {"max-jobs": str(min(USERS, os.cpu_count() or 1))}
     text = "".join(f"{name} = {value}\n" for name, value in settings.items())

@@ -23,7 +23,9 @@ from tallystick.core.errors import Exit, NotGenuine, TallystickError, Unreachabl
 from tallystick.core.findings import Finding
 
 OLDEST = (2, 8)
-LOGICAL_STORE = "/nix/store"
+# Which build user is taken is locked here. The users belong to the machine, so this does too: two builds that took the
+# same user would end each other's processes.
+MACHINE_STATE = Path("/var/lib/tallystick/nix")
 _STOP_SECONDS = 20
 _LINES_KEPT = 40  # of what a failing build said
 _NO_SANDBOX = ("kernel namespaces", "creating new namespace", "setting up a private mount namespace")
@@ -76,6 +78,8 @@ def environment(nix: Nix, store: Store) -> dict[str, str]:
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         "NIX_CONF_DIR": str(nix.configuration),
         "NIX_USER_CONF_FILES": "",
+        "NIX_STATE_DIR": str(MACHINE_STATE),
+        "NIX_LOG_DIR": str(MACHINE_STATE / "log"),
         "HOME": str(nix.home),
         "TMPDIR": str(store.work),
         "LC_ALL": "C",

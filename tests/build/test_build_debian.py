@@ -1,0 +1,137 @@
+"""Debian's version order, index stanzas and packages."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tallystick.build import debian, package
+from tallystick.core.errors import Malformed, Unsupported
+
+STANZA = """Package: zlib1g
+Source: zlib
+Version: 1:1.2.13.dfsg-1
+Architecture: amd64
+Depends: libc6 (>= 2.14), a | b, c:any
+Filename: pool/main/z/zlib/zlib1g_1.2.13.dfsg-1_amd64.deb
+Size: 86684
+SHA256: d7dd1d1411fedf27f5e27650a6eff20ef294077b568f4c8c5e51466dc7c08ce4
+"""
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("1.0~rc1-1", "1.0-1"),
+        ("1.0-1", "1.0-1+b1"),
+        ("1.0-9", "1.0-10"),
+        ("9.9-1", "1:0.1-1"),
+        ("1.0~~", "1.0~"),
+        ("1.0a", "1.0+"),
+        ("2.36-9+deb12u9", "2.36-9+deb12u14"),
+        ("252.39-1~deb12u2", "252.39-1"),
+        ("1.2.13.dfsg-1", "1.2.13.dfsg2-1"),
+    ],
+)
+def test_version_order(older, newer):
+    assert debian.compare(older, newer) < 0 < debian.compare(newer, older)
+    assert debian.compare(older, older) == 0
+
+
+VERSIONS = st.from_regex(r"([0-9]:)?[0-9][0-9a-z.+~]{0,6}(-[0-9a-z+~]{1,4})?", fullmatch=True)
+
+
+@pytest.mark.skipif(not shutil.which("dpkg"), reason="the second opinion is dpkg's")
+@given(VERSIONS, VERSIONS)
+@settings(max_examples=60, deadline=None)
+def test_versions_compare_as_dpkg_compares_them(first, second):
+    difference = debian.compare(first, second)
+    relation = "lt" if difference < 0 else "gt" if difference > 0 else "eq"
+    assert (
+        subprocess.run(["dpkg", "--compare-versions", first, relation, second], check=False).returncode == 0
+    )
+
+
+def test_a_stanza_becomes_a_seed():
+    (found,) = debian.packages(f"{STANZA}\nPackage: other\nVersion: 1\n", frozenset(["zlib1g"]), "index")
+    assert found.depends == ("libc6", "a", "c")
+    seed = debian.seed(found, suite="bookworm", licence="Zlib")
+    assert seed.purl == "pkg:deb/debian/zlib1g@1:1.2.13.dfsg-1?arch=amd64&distro=bookworm"
+    assert seed.file == "zlib1g_1.2.13.dfsg-1_amd64.deb"
+
+
+def test_a_file_name_that_nix_does_not_take_is_changed():
+    text = STANZA.replace("zlib1g_1.2.13.dfsg-1_amd64", "zlib1g_1.2~rc%3a_amd64")
+    (found,) = debian.packages(text, frozenset(["zlib1g"]), "index")
+    assert debian.seed(found, suite="s", licence="Zlib").file == "zlib1g_1.2-rc-3a_amd64.deb"
+
+
+@pytest.mark.parametrize("field", ["Version", "Architecture", "Filename", "Size", "SHA256"])
+def test_a_stanza_without_a_field_is_refused(field):
+    text = "\n".join(line for line in STANZA.split("\n") if not line.startswith(field))
+    with pytest.raises(Malformed, match=f"want {field}, got no such field"):
+        list(debian.packages(text, frozenset(["zlib1g"]), "index"))
+
+
+def test_the_newest_of_several_is_chosen():
+    texts = [STANZA.replace("1:1.2.13.dfsg-1\n", f"{v}\n") for v in ("1.9-1", "1.10-1", "1.10~rc1-1")]
+    found = list(debian.packages("\n".join(texts), frozenset(["zlib1g"]), "index"))
+    assert debian.newest(found).version == "1.10-1"
+
+
+def deb(files: dict[str, bytes], *, data_name: str = "data.tar.xz") -> bytes:
+    """Return a Debian package of ``files``."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:xz") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(f"./{name}")
+            entry.size, entry.mode = len(data), 0o755
+            tar.addfile(entry, io.BytesIO(data))
+    out = b"!<arch>\n"
+    for name, data in (
+        ("debian-binary", b"2.0\n"),
+        ("control.tar.xz", b"odd"),
+        (data_name, stream.getvalue()),
+    ):
+        out += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
+            + data
+            + b"\n" * (len(data) % 2)
+        )
+    return out
+
+
+def test_a_file_comes_out_of_a_package():
+    assert package.member(deb({"bin/a": b"first", "bin/b": b"second"}), "bin/b") == b"second"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"PK\x03\x04", "first bytes: want an ar archive"),
+        (deb({"bin/a": b"x"}), "want the file bin/b, got no such file"),
+        (deb({"bin/b": b"x"}, data_name="data.bin"), "members: want data.tar"),
+        (deb({"bin/b": b"x" * 9000})[:230], "want a tar archive"),
+    ],
+)
+def test_broken_packages_are_refused(data, words):
+    with pytest.raises(Malformed, match=words):
+        package.member(data, "bin/b")
+
+
+GOOD = deb({"bin/b": bytes(range(200))})
+
+
+@given(st.data())
+def test_damaged_packages_give_the_file_or_an_error_of_ours(data):
+    at = data.draw(st.integers(0, len(GOOD) - 1))
+    damaged = GOOD[:at] + data.draw(st.binary(max_size=6)) + GOOD[at + data.draw(st.integers(0, 6)) :]
+    with suppress(Malformed, Unsupported):
+        package.member(damaged, "bin/b")
