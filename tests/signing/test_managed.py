@@ -37,6 +37,7 @@ from tallystick.formats import dsse, intoto
 from tallystick.signing import artifact as artifacts
 from tallystick.signing import managed, root
 from tallystick.signing.artifact import Artifact
+from tallystick.signing.embedded import x509parts
 from tallystick.signing.verify import Verifier
 
 STAMPER = Stamper()
@@ -220,6 +221,11 @@ def test_an_entry_about_something_else_is_refused(box, form):
     assert refusal(file) == "bundle.log-entry"
 
 
+@pytest.mark.parametrize("form", ["dsse", "hashedrekord", "hashedrekord2", "intoto"])
+def test_an_entry_that_says_another_key_made_the_signature_is_refused(box, form):
+    assert refusal(logged(box, statement("P-256"), name="P-384", form=form)) == "bundle.log-entry"
+
+
 @pytest.mark.parametrize("spec", [{}, [], {"signatures": []}, {"payloadHash": 1, "signatures": [{}]}])
 def test_an_entry_of_another_shape_is_refused(box, spec):
     document = statement("P-256")
@@ -257,6 +263,12 @@ def test_every_part_of_the_log_counts(box, change, code):
     document = logged(box, statement("P-256"))
     change(entry_of(document))
     assert refusal(document, box=box) == code
+
+
+def test_the_arithmetic_of_the_proof_counts_without_a_root_too(box):
+    document = logged(box, statement("P-256"))
+    entry_of(document)["inclusionProof"]["hashes"] = []
+    assert refusal(document) == "bundle.log-proof"
 
 
 def test_the_checkpoint_has_to_be_signed(box):
@@ -432,6 +444,21 @@ def test_the_old_form_needs_a_certificate_for_code(box, value):
         return builder
 
     assert judged(box, legacy(box, edit=edit)) == "bundle.certificate"
+
+
+def test_the_old_form_needs_exactly_one_sct(box):
+    kind = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
+
+    def twice(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+        for one in builder._extensions:
+            if one.oid == kind:  # an OCTET STRING of a list of sized SCTs: RFC 6962, section 3.3
+                sct = one.value.value[4 + (one.value.value[1] == 0x81) :]
+                listed = len(sct * 2).to_bytes(2, "big") + sct * 2
+                value = x509parts._der(0x04, listed)
+                return replaced(builder, x509.UnrecognizedExtension(kind, value), critical=False)
+        return builder
+
+    assert judged(box, legacy(box, edit=twice)) == "bundle.sct"
 
 
 def test_the_old_form_needs_a_key_that_we_know(box):

@@ -118,6 +118,32 @@ def test_a_changed_leaf_is_refused_when_it_is_read(tmp_path):
         assert caught.value.code in ("log.altered", "log.shorter")
 
 
+def test_a_leaf_that_was_exchanged_with_its_checksum_is_refused_too(tmp_path):
+    filled(tmp_path)
+    old, new = frames.frame(b"entry 0"), frames.frame(b"forged!")
+    data = (tmp_path / "leaves").read_bytes()
+    (tmp_path / "leaves").write_bytes(data.replace(old, new))
+    log = Log.read(tmp_path)
+    for use in (lambda: log.entry(0), log.verify):
+        with pytest.raises(NotGenuine) as caught:
+            use()
+        assert caught.value.code == "log.altered"
+
+
+def test_leaves_are_on_the_disk_before_the_mark_says_so(tmp_path, monkeypatch):
+    synced = []
+    real = os.fdatasync
+
+    def note(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        real(handle)
+
+    with Log.open(tmp_path) as log:
+        monkeypatch.setattr(os, "fdatasync", note)
+        log.append(b"x")
+    assert synced == ["leaves", "mark"]
+
+
 def test_a_mark_that_is_gone_or_damaged_is_refused(tmp_path):
     filled(tmp_path / "a")
     (tmp_path / "a" / "mark").unlink()
@@ -127,15 +153,21 @@ def test_a_mark_that_is_gone_or_damaged_is_refused(tmp_path):
     assert refused(tmp_path / "b") == "log.mark-damaged"
 
 
-def test_one_damaged_slot_of_the_mark_costs_nothing_that_was_acknowledged(tmp_path):
+@pytest.mark.parametrize("damage", [b"\0" * 200, None])
+def test_one_damaged_slot_of_the_mark_costs_nothing_that_was_acknowledged(tmp_path, damage):
     with Log.open(tmp_path) as log:
         for number in range(3):
             log.append(b"%d" % number)
     data = bytearray((tmp_path / "mark").read_bytes())
     sequence, head = mark.read(tmp_path / "mark")
     slot = sequence % 2 * 4096
-    data[slot : slot + 200] = b"\0" * 200
+    if damage is None:  # one digit of the root, which still looks like a mark
+        at = data.index(head.root.hex().encode(), slot)
+        data[at] ^= 1
+    else:
+        data[slot : slot + 200] = damage
     (tmp_path / "mark").write_bytes(data)
+    assert mark.read(tmp_path / "mark")[0] == sequence - 1
     with Log.open(tmp_path) as log:
         assert log.size == head.size == 3
 
