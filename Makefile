@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 OFFLINE := .ci/offline
 
-.PHONY: help demo test check bench soak corpus lock docs format clean
+.PHONY: help demo test check bench soak lock docs format clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,7 +16,8 @@ demo: ## Run the whole story: build, sign, promote, compile, boot, release the k
 test: ## Everything that must hold, long counts as a seeded sample.
 	@.ci/setup test
 	@$(MAKE) --no-print-directory check
-	$(PYTEST) -m "(boot or nix or slow) and not soak"
+	.venv/bin/tally build build/confidential-inference.yaml -o .state/release
+	TALLY_RELEASE=.state/release $(PYTEST) -m "(boot or nix or slow) and not soak"
 
 check: ## Format, lint, types, and every fast test, with no network at all.
 	@.ci/setup test
@@ -32,10 +33,6 @@ bench: ## Side-by-side timings, written to docs/benchmarks.md.
 soak: ## The long counts in full: kills, mutants, boots, fuzzing. Hours.
 	@.ci/setup test
 	$(PYTEST) -m soak
-
-corpus: ## Fetch other people's evidence and conformance cases from their public sources.
-	@.ci/setup test
-	$(PYTHON) tests/corpus/assemble.py
 
 lock: ## Refresh the two locks of Python dependencies.
 	@.ci/setup test

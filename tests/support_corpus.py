@@ -15,7 +15,7 @@ def corpus(path: str) -> Path:
     """Return the corpus file or folder at ``path`` ("evidence/snp/…")."""
     found = CORPUS / path
     if not found.exists():
-        reason = f"the corpus has no {path} (TALLY_CORPUS, or `make corpus`)"
+        reason = f"the corpus has no {path} (TALLY_CORPUS names another place)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

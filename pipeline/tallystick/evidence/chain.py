@@ -87,7 +87,7 @@ def build_chain(
 
     A root is believed because it is in ``roots``, byte for byte. Every other issuer must be a CA that may issue here.
     """
-    chain = _search((leaf,), tuple(others), tuple(roots))
+    chain = _search((leaf,), tuple(others), tuple(roots), {leaf})
     if chain is None:
         return None
     return Chain(
@@ -98,8 +98,12 @@ def build_chain(
 
 
 def _search(
-    path: tuple[x509.Certificate, ...], others: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
+    path: tuple[x509.Certificate, ...],
+    others: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    tried: set[x509.Certificate],
 ) -> tuple[x509.Certificate, ...] | None:
+    """Look for a way up, trying each certificate once: evidence may bring many that sign each other."""
     subject = path[-1]
     if subject in roots:
         return path
@@ -109,8 +113,9 @@ def _search(
         if _issued(subject, issuer) and _may_issue(issuer, len(path) - 1):
             return (*path, issuer)
     for issuer in others:
-        if issuer not in path and _issued(subject, issuer) and _may_issue(issuer, len(path) - 1):
-            found = _search((*path, issuer), others, roots)
+        if issuer not in tried and _issued(subject, issuer) and _may_issue(issuer, len(path) - 1):
+            tried.add(issuer)
+            found = _search((*path, issuer), others, roots, tried)
             if found is not None:
                 return found
     return None
