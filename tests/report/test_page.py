@@ -188,9 +188,7 @@ def test_what_was_not_given_is_said_and_not_left_out(report):
     bare = replace(report, releases=(release,), promotions=(), policies=(), decisions=(), logs=(), notes=())
     text = Reader(page.render(bare).decode()).text
     assert "not verified for this page" in text
-    assert "no rebuild was given for this page" in text
-    assert "not promoted" in text
-    assert text.count("none was given for this page") >= 3
+    assert text.count("none was given for this page") == 10  # five stages, in the overview and in place
     with pytest.raises(ValueError, match="at least one release"):
         page.render(replace(report, releases=()))
 

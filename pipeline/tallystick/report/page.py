@@ -18,7 +18,7 @@ from tallystick.report.records import (
     PromotionView,
     ReleaseView,
 )
-from tallystick.report.sections import STAGES, empty, release_sections, section
+from tallystick.report.sections import NOT_GIVEN, STAGES, empty, release_sections, section
 
 _NOTCHES = (70, 130, 150, 170, 290, 380, 400, 520, 600, 620, 640, 760, 850)
 
@@ -104,7 +104,7 @@ def _header(report: ChainReport, first: ReleaseView) -> Element:
         el(
             "p",
             "The build kept one half of the tally: a signed measurement. The machine brought the other: "
-            "hardware-signed evidence. ",
+            "signed evidence. ",
             el("strong", "A key left only where the two halves matched."),
             class_="lead",
         ),
@@ -148,20 +148,22 @@ def _said(report: ChainReport, first: ReleaseView) -> dict[str, tuple[str, Eleme
         "measurements": (w.count(len(first.measurements), "release tuple"), w.short(first.measurements_statement)),
         "signatures": (", ".join(signers) or "not verified for this page", w.short(first.digest)),
         "rebuild": (
-            f"{counted} of {first.rebuilds_needed} needed" if first.rebuilds else "none was given for this page",
+            f"{counted} of {first.rebuilds_needed} needed" if first.rebuilds else NOT_GIVEN,
             w.short(first.links[0][1]) if first.links else none,
         ),
         "promotion": (
             (f"{promotion.channel}: {', '.join((promotion.author, *promotion.approvers))}", w.short(promotion.verdict))
             if promotion
-            else ("not promoted", none)
+            else (NOT_GIVEN, none)
         ),
         "policies": _policies_said(report.policies),
         "decisions": (
-            f"{len(released)} released, {len(report.decisions) - len(released)} refused",
+            f"{len(released)} released, {len(report.decisions) - len(released)} refused"
+            if report.decisions
+            else NOT_GIVEN,
             w.short(released[0].release) if released else none,
         ),
-        "log": (w.count(log.size, "entry", "entries"), el("code", f"{log.root[:12]}…")) if log else ("none", none),
+        "log": (w.count(log.size, "entry", "entries"), el("code", f"{log.root[:12]}…")) if log else (NOT_GIVEN, none),
     }  # fmt: skip
 
 
@@ -179,7 +181,7 @@ def _derivation(release: ReleaseView) -> Element:
 
 def _policies_said(policies: tuple[PolicyView, ...]) -> tuple[str, Element]:
     said = "; ".join(f"{one.target}: {_proved(one)}" for one in policies)
-    return said or "none", w.short(policies[0].digest if policies else None)
+    return said or NOT_GIVEN, w.short(policies[0].digest if policies else None)
 
 
 def _promotion_of(report: ChainReport, release: ReleaseView) -> PromotionView | None:
@@ -201,28 +203,28 @@ def _beyond(report: ChainReport) -> Iterator[Element]:
         "",
         "Promotion",
         "People put a release into a channel; no person alone can.",
-        [part for one in report.promotions for part in _promotion(one)] or empty("not promoted"),
+        [part for one in report.promotions for part in _promotion(one)] or empty(NOT_GIVEN),
     )
     yield section(
         "policies",
         "",
         "Compiled policies",
         "What the key brokers enforce: the released tuples and nothing else, as evaluating them shows.",
-        [part for one in report.policies for part in _policy(one)] or empty("none was given for this page"),
+        [part for one in report.policies for part in _policy(one)] or empty(NOT_GIVEN),
     )
     yield section(
         "decisions",
         "",
         "Key release",
         "Every request that was made of the broker, and every attempt to get around it.",
-        [_decision(one) for one in report.decisions] or empty("none was given for this page"),
+        [_decision(one) for one in report.decisions] or empty(NOT_GIVEN),
     )
     yield section(
         "log",
         "",
         "Transparency log",
         "A record is durable in the log before a key leaves.",
-        [part for one in report.logs for part in _log(one)] or empty("none was given for this page"),
+        [part for one in report.logs for part in _log(one)] or empty(NOT_GIVEN),
     )
 
 
@@ -287,7 +289,7 @@ def _decision(decision: DecisionView) -> Element:
     ]
     return el(
         "div",
-        el("h3", outcome, decision.title),
+        el("h3", outcome, decision.title[:1].upper() + decision.title[1:]),
         w.findings("Which check failed", decision.findings) if decision.findings else None,
         *_changed(decision),
         w.facts((name, value) for name, value in pairs if value is not None),

@@ -22,6 +22,7 @@ STAGES = (  # anchor, name; the order is the chain's
     ("decisions", "Key release"),
     ("log", "Log"),
 )
+NOT_GIVEN = "none was given for this page"
 _NUMBER = {anchor: number for number, (anchor, _) in enumerate(STAGES, 1)}
 
 
@@ -251,9 +252,7 @@ def _rebuild(release: ReleaseView, suffix: str) -> Element:
         suffix,
         "Rebuild",
         "Somebody else built it again from the same inputs and got the same bytes.",
-        el("p", w.badge(said, "good" if met else "bad"))
-        if rows
-        else empty("no rebuild was given for this page"),
+        el("p", w.badge(said, "good" if met else "bad")) if rows else empty(NOT_GIVEN),
         w.table("Rebuilders", ("Builder", "Organisation", "Outcome"), rows) if rows else None,
         w.facts(("Link", [w.code(name), " ", w.digest(digest)]) for name, digest in release.links)
         if release.links
