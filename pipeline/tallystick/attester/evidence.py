@@ -24,6 +24,7 @@ def build(quote: Quote, ak_area: bytes, *, ak_certificate: bytes, event_log: byt
         ak_certificate: DER, as enrolment gave it.
         event_log: binary_bios_measurements; empty when the firmware left none.
     """
+    log = {"event_log": b64(event_log)} if event_log else {}
     return {
         "ak_public": b64(spki(ak_area)),
         "tpm_quote": {
@@ -31,8 +32,8 @@ def build(quote: Quote, ak_area: bytes, *, ak_certificate: bytes, event_log: byt
             "message": b64(quote.message),
             "pcrs": [value.hex() for value in quote.pcrs],
         },
-        "event_log": b64(event_log),
         "ak_certificate": b64(ak_certificate),
+        **log,
     }
 
 

@@ -8,6 +8,7 @@ Source: RFC 5280, 6.1, without name constraints and policies, which none of thes
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tallystick.core.errors import Malformed
 from tallystick.core.findings import Finding
 
 _MAX_DEPTH = 8
+_FILTERS = threading.RLock()
 _PEM = b"-----BEGIN "
 _UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
 
@@ -153,8 +155,11 @@ def common_name(certificate: x509.Certificate) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Read certificates whose serial number is zero (AMD's are) without a warning for each."""
-    with warnings.catch_warnings():
+    """Read certificates whose serial number is zero (AMD's are) without a warning for each.
+
+    One thread at a time: Python's warning filters belong to the whole process.
+    """
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
         yield
