@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
+import jsonschema_rs
 import pytest
 from compile.realworld import measured, policy, promote_release, run
-from policy.policyworld import WEIGHTS, challenge, claims
+from policy.policyworld import ROOT, WEIGHTS, challenge, claims
 from release import world as worlds
 from sbom import builds
 
@@ -36,6 +37,9 @@ def test_a_promoted_release_compiles_for_every_target_and_is_proved(real, capsys
     assert found["targets"]["trustee"]["not_checked"] == ["attestation-key-root", "pcr-selection"]
     assert found["targets"]["trustee"]["max_age_seconds"] == 300
     assert (target / "policy.yaml").read_bytes() == real.policy.read_bytes()
+    for name, file in (("compilation", "compiled.json"), ("residual", "trustee/residual.json")):
+        schema = json.loads((ROOT / f"docs/schemas/{name}.schema.json").read_text())
+        jsonschema_rs.validate(schema, json.loads((target / file).read_text()))
     read = output.read(target)
     assert [str(digest) for digest in read.releases] == found["releases"]
     assert sorted(read.of("broker")) == ["policy.json"]
