@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
-import tarfile
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_deb import deb
 
 from tallystick.build import debian, package
 from tallystick.core.errors import Malformed, Unsupported
@@ -84,28 +83,6 @@ def test_the_newest_of_several_is_chosen():
     texts = [STANZA.replace("1:1.2.13.dfsg-1\n", f"{v}\n") for v in ("1.9-1", "1.10-1", "1.10~rc1-1")]
     found = list(debian.packages("\n".join(texts), frozenset(["zlib1g"]), "index"))
     assert debian.newest(found).version == "1.10-1"
-
-
-def deb(files: dict[str, bytes], *, data_name: str = "data.tar.xz") -> bytes:
-    """Return a Debian package of ``files``."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:xz") as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(f"./{name}")
-            entry.size, entry.mode = len(data), 0o755
-            tar.addfile(entry, io.BytesIO(data))
-    out = b"!<arch>\n"
-    for name, data in (
-        ("debian-binary", b"2.0\n"),
-        ("control.tar.xz", b"odd"),
-        (data_name, stream.getvalue()),
-    ):
-        out += (
-            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
-            + data
-            + b"\n" * (len(data) % 2)
-        )
-    return out
 
 
 def test_a_file_comes_out_of_a_package():
