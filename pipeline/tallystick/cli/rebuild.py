@@ -44,12 +44,12 @@ def rebuild(
     indexes.check(folder, index)
     rebuilt = make.rebuild(folder, state=state_folder(state), say=progress)
     indexes.check(folder, index)  # nothing was swapped while it was built
+    what = f"{index.name} {index.version} is not reproducible here: no link"
+    if findings := (*rebuilt.findings, *differences(folder, index, rebuilt)):
+        raise NotReproducible(what, findings=findings)
     artifacts = rebuilt_artifacts(folder, index, rebuilt)
-    findings = (*rebuilt.findings, *differences(folder, index, rebuilt, artifacts))
-    if findings:
-        raise NotReproducible(
-            f"{index.name} {index.version} is not reproducible here: no link", findings=findings
-        )
+    if findings := other_artifacts(index, artifacts):
+        raise NotReproducible(what, findings=findings)
     file = f"{links.FOLDER}/{links.file_name(who.keyid)}"
     beside.add(folder, file, links.make(index.digest, artifacts, who))
     document = {
@@ -67,7 +67,7 @@ def rebuild(
 def rebuilt_artifacts(folder: Path, index: Index, rebuilt: Rebuilt) -> Artifacts:
     """Return what the rebuild used and made. The measurements are calculated here, not copied.
 
-    They are of the released image, whose bytes are the rebuilt image's or else no link is made.
+    They are of the released image and firmware, which were found to be the rebuilt ones before this is called.
     """
     from tallystick.build.recipe import parse
     from tallystick.cli import statements
@@ -90,21 +90,31 @@ def rebuilt_artifacts(folder: Path, index: Index, rebuilt: Rebuilt) -> Artifacts
     )
 
 
-def differences(folder: Path, index: Index, rebuilt: Rebuilt, artifacts: Artifacts) -> tuple[Finding, ...]:
-    """Return where the rebuild differs from the release, the products' bytes apart."""
-    from tallystick.build import contents
-    from tallystick.core.files import read_file
+def other_artifacts(index: Index, artifacts: Artifacts) -> tuple[Finding, ...]:
+    """Return where what a link would say is not what the release says."""
     from tallystick.core.findings import Finding
     from tallystick.release import links
 
+    released, made = dict(links.expected(index).products), dict(artifacts.products)
+    return tuple(
+        Finding(
+            "rebuild.product.differs",
+            path,
+            want=str(released.get(path, "no such file")),
+            got=str(made.get(path, "no such file")),
+        )
+        for path in sorted(released.keys() | made.keys())
+        if released.get(path) != made.get(path)
+    )
+
+
+def differences(folder: Path, index: Index, rebuilt: Rebuilt) -> tuple[Finding, ...]:
+    """Return where firmware, contents lists and derivations differ; the products have findings already."""
+    from tallystick.build import contents
+    from tallystick.core.files import read_file
+    from tallystick.core.findings import Finding
+
     found = []
-    released = dict(links.expected(index).products)
-    made = dict(artifacts.products)
-    known = {product.path for product in rebuilt.build.products}
-    for path in sorted(released.keys() | made.keys()):
-        if released.get(path) != made.get(path) and not (path in known and path in released):
-            want, got = str(released.get(path, "no such file")), str(made.get(path, "no such file"))
-            found.append(Finding("rebuild.product.differs", path, want=want, got=got))
     for one in rebuilt.build.firmware:
         entry = index.file(one.path)
         if entry is None or entry.digest != one.digest:

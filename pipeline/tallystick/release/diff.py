@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tallystick.build.contents import ComponentChange, component_changes
 from tallystick.build.records import Contents
@@ -69,8 +69,8 @@ def _is_input(path: str) -> bool:
 
 def _products(before: Side, after: Side) -> tuple[ProductChange, ...]:
     old, new = _by_name(before.index), _by_name(after.index)
-    lists = {one.product: one for one in before.contents}
-    others = {one.product: one for one in after.contents}
+    lists = {one.product: _own(one) for one in before.contents}
+    others = {one.product: _own(one) for one in after.contents}
     found = []
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) == new.get(name):
@@ -85,6 +85,11 @@ def _products(before: Side, after: Side) -> tuple[ProductChange, ...]:
             )
         )
     return tuple(found)
+
+
+def _own(contents: Contents) -> Contents:
+    """A product without the products in it: what changed in those is said where they are."""
+    return replace(contents, files=tuple(file for file in contents.files if not file.nested))
 
 
 def _by_name(index: Index) -> dict[str, Digest]:
