@@ -134,6 +134,12 @@ def changed_tuple(**expect):
         (form(replace(release("a"), tuples=())), "compiled.tuples"),
         (form(replace(release("a"), vsa=digest("other"))), "compiled.vsa"),
         (form(platforms=(replace(RULE, roots=()),)), "compiled.roots"),
+        (replace(form(), platforms=(), releases=()), "compiled.platforms"),
+        (replace(form(), platforms=(replace(RULE, platform="other"),), releases=()), "compiled.platform"),
+        (
+            form(replace(release("a"), tuples=(replace(entry("a"), evidence_kind="snp-report"),))),
+            "compiled.platform",
+        ),
         (form(platforms=(replace(RULE, evidence_kind="snp-report"),), releases=()), "compiled.platform"),
         (form(platforms=(replace(RULE, require=(("safe", Exactly(1)),)),)), "compiled.require"),
         (form(platforms=(replace(RULE, require=(("nothing", Exactly(1)),)),)), "compiled.require"),

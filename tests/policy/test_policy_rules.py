@@ -100,6 +100,20 @@ def test_an_ended_policy_or_waiver_is_refused():
     assert codes(policy_text(), end) == ["policy.expired", "policy.waiver.expired"]
 
 
+def test_the_last_day_and_the_longest_age_are_allowed():
+    end = datetime(2028, 1, 1, tzinfo=UTC)
+    assert codes(policy_text(), end - timedelta(days=1096)) == []
+    assert "policy.end-too-far" in codes(policy_text(), end - timedelta(days=1096, seconds=1))
+    assert codes(policy_text(**{"max_age_seconds: 300": "max_age_seconds: 3600"})) == []
+
+
+def test_production_does_not_give_keys_to_whoever_can_make_one():
+    trustee = policy_text()[policy_text().index("  - target: trustee") :]
+    text = production() + trustee.replace("until: 2028-01-01", "until: 2027-06-30")
+    (finding,) = broken(load(text.encode()), NOW)
+    assert (finding.code, finding.got) == ("policy.waiver.production", "attestation-key-root")
+
+
 def test_nothing_is_decided_for_longer_than_people_remember():
     assert "policy.end-too-far" in codes(policy_text(), NOW - timedelta(days=800))
     assert "policy.waiver.end-too-far" in codes(policy_text(), NOW - timedelta(days=800))

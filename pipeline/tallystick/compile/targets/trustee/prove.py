@@ -9,34 +9,31 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any
 
 from tallystick.compile.domain import MOST_DEVIATIONS, Case, Oracle, cases, released
 from tallystick.compile.errors import Unproven
 from tallystick.compile.targets.base import Proof
-from tallystick.compile.targets.trustee import emit, limits
+from tallystick.compile.targets.trustee import emit, limits, reading, tried
 from tallystick.compile.targets.trustee.engines import Engine, RegoError, Regorus, second_opinion
 from tallystick.compile.targets.trustee.simulate import (
     Denied,
     allows,
     appraisal,
-    reference_values,
     resource,
     tcb_claims,
     token,
 )
 from tallystick.compile.targets.trustee.varied import degraded, other_requests, other_tokens
-from tallystick.core.digests import Digest
-from tallystick.core.expect import Exactly, Waived
+from tallystick.core.expect import Waived
 from tallystick.core.findings import Finding
 from tallystick.formats.ear import Tier
 from tallystick.policy.model import TrusteeTarget
-from tallystick.policy.normal import NormalForm, Tuple
+from tallystick.policy.normal import NormalForm
 
 _WINDOW = 8  # tuples that are tried together when there are many
 _SAMPLE = 400  # pieces of evidence that are tried against all of them at once
@@ -47,7 +44,7 @@ MOST_FINDINGS = 1_000  # after these a proof gives up
 
 def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, now: datetime) -> Proof:
     """Return what was shown of ``files``; raises :class:`Unproven` when it is not what was released."""
-    texts, values = _read(files)
+    texts, values = reading.read(files)
     run = _Run(texts, values, form, choice, now)
     run.evidence()
     run.reference_values()
@@ -60,7 +57,7 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, n
         run.second_opinion(other)
         engines.append(other.name)
         run.finish()
-    _check_text(files, form, choice)
+    reading.check_text(files, form, choice)
     return Proof(
         target=emit.NAME,
         released=run.oracle.released,
@@ -68,81 +65,6 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, n
         evaluated=run.evaluated,
         engines=tuple(engines),
     )
-
-
-def _read(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the two policies, checked for form, and what the RVPS will hold."""
-    findings = [
-        Finding("prove.files", name, want="this file", got="none")
-        for name in (emit.AS_POLICY, emit.RESOURCE_POLICY, emit.RESIDUAL, emit.README)
-        if name not in files
-    ]
-    if findings:
-        raise Unproven("trustee: files are missing", findings=findings)
-    texts = {}
-    for name in (emit.AS_POLICY, emit.RESOURCE_POLICY):
-        try:
-            texts[name] = files[name].decode("utf-8")
-        except UnicodeDecodeError as error:
-            finding = Finding("prove.unreadable", name, want="UTF-8", got=error.reason)
-            raise Unproven(finding.message, findings=[finding]) from None
-        findings += limits.check(name, texts[name])
-        findings += _defaults(name, texts[name])
-    if findings:
-        raise Unproven("trustee: a policy would not mean there what it means here", findings=findings)
-    try:
-        values = reference_values(data for name, data in sorted(files.items()) if name.startswith("rvps_"))
-    except (ValueError, KeyError, AttributeError) as error:
-        finding = Finding("prove.unreadable", "RVPS message", want="a sample message", got=str(error))
-        raise Unproven(finding.message, findings=[finding]) from None
-    return texts, values
-
-
-def _check_text(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget) -> None:
-    """What evaluating does not show: which rules there are, the comments, the residual and the README.
-
-    A rule more could say yes to anything; no finite number of questions finds it.
-    """
-    right = emit.emit(form, choice).files
-    findings = []
-    for name in (emit.AS_POLICY, emit.RESOURCE_POLICY):
-        for what, part in (("comments", limits.comments_of), ("rules", limits.heads_of)):
-            want, got = part(right[name].decode("utf-8")), part(files[name].decode("utf-8"))
-            if want != got:
-                line = next(
-                    pair for pair in zip_longest(want, got, fillvalue="nothing") if pair[0] != pair[1]
-                )
-                findings.append(Finding(f"prove.{what}", f"{name}: {what}", *line))
-    for name in (emit.RESIDUAL, emit.README):
-        if files[name] != right[name]:
-            digests = (str(Digest.of(right[name])), str(Digest.of(files[name])))
-            findings.append(Finding("prove.differs", name, *digests))
-    if findings:
-        raise Unproven("trustee: the files say something else of themselves", findings=findings)
-
-
-_CLAIM = re.compile(r"^(?:default )?([a-z_]+) := (-?\d{1,9})", re.MULTILINE)
-
-
-def _defaults(name: str, text: str) -> Iterator[Finding]:
-    """Every rule that decides has an explicit default, and trust claims are documented constants only.
-
-    Trustee keeps one byte of a trust claim: 258 would be stored as 2, whatever the policy's reader thinks.
-    """
-    code = limits.code_of(text)
-    if name == emit.RESOURCE_POLICY:
-        if "default allow := false" not in code:
-            yield Finding("trustee.default", name, want="default allow := false", got="none")
-        return
-    found = _CLAIM.findall(code)
-    for rule in sorted({rule for rule, _ in found} | {"configuration", "executables"}):
-        worst = f"default {rule} := {97 if rule == 'instance_identity' else 96}"
-        if worst not in code:
-            yield Finding("trustee.default", name, want=worst, got="none")
-    for rule, value in found:
-        if int(value) not in limits.CONSTANTS:
-            want = "one of " + ", ".join(map(str, sorted(limits.CONSTANTS)))
-            yield Finding("trustee.constant", f"{name}: {rule}", want=want, got=value)
 
 
 class _Run:
@@ -164,7 +86,7 @@ class _Run:
         self._skip = {r.requirement for r in waived}
         self._keys = [rule.key for rule in form.keys]
         self._loaded: dict[tuple[str, str, datetime], Engine] = {}
-        self.oracle = Oracle(_told(form, self._skip))
+        self.oracle = Oracle(tried.told(form, self._skip))
         self.accepted: set[Any] = set()
         self.evaluated = 0
         self._wrong: list[Finding] = []
@@ -174,34 +96,36 @@ class _Run:
     def evidence(self) -> None:
         """Every case of the domain, from evidence to key."""
         literals = [s for text in self._texts.values() for s in limits.strings_of(text)]
-        literals += _strings(self._values)
+        literals += tried.strings(self._values)
         rows = sum(len(held) for held in self._values.values() if isinstance(held, list))
         windows = -(-rows // _WINDOW) if rows > 2 * _WINDOW else 1
         first = sum(len(release.tuples) for release in self._form.releases)
         budget = MOST_DEVIATIONS if windows == 1 else _WINDOW
-        found = self._cases(_claimlike(literals) if windows == 1 else [], _suspects(self._values), budget)
+        found = self._cases(
+            tried.claimlike(literals) if windows == 1 else [], tried.suspects(self._values), budget
+        )
         for number, case in enumerate(islice(found, None if windows == 1 else first + rows + _SAMPLE)):
             for key in self._keys if number < first else self._keys[:1]:
                 self._try(case, key)
         for case in self._signed(islice(released(self._form), _WINDOW)):
             for key in self._other_keys(literals):
                 self._try(case, key, right=False)
-        for values in _windows(self._values) if windows > 1 else ():
-            self._window(values, _claimlike(literals), MOST_DEVIATIONS // windows)
+        for values in tried.windows(self._values, _WINDOW) if windows > 1 else ():
+            self._window(values, tried.claimlike(literals), MOST_DEVIATIONS // windows)
 
     def _window(self, values: dict[str, Any], literals: list[str], budget: int) -> None:
         """The whole domain of a few tuples, with these alone in the RVPS: evaluation is linear in them.
 
         The policy asks each tuple the same questions, and the complete set is tried as well, in a sample.
         """
-        held = {json.dumps(_claims_of(row), sort_keys=True) for rows in values.values() for row in rows}
+        held = {json.dumps(tried.claims_of(row), sort_keys=True) for rows in values.values() for row in rows}
         releases = tuple(
-            replace(release, tuples=tuple(t for t in release.tuples if _row_of(t) in held))
+            replace(release, tuples=tuple(t for t in release.tuples if tried.row_of(t) in held))
             for release in self._form.releases
         )
         form = replace(self._form, releases=releases)
         part = _Run(self._texts, values, form, self._choice, self._now)
-        for case in part._cases(literals, _suspects(values), budget):
+        for case in part._cases(literals, tried.suspects(values), budget):
             part._try(case, self._keys[0])
         self.evaluated += part.evaluated
         self._wrong += part._wrong
@@ -214,7 +138,7 @@ class _Run:
             for case in self._near(good, path):
                 case = Case(case.kind, f"{case.what}, with {what}", case.claims)
                 self._try(case, self._keys[0], engine=engine, right=None)
-                if not values and _answer(engine, case) is None:
+                if not values and tried.answer(engine, case) is None:
                     self._note(case.what, "an answer", "the service fails", "prove.fails")
         self._rows()
 
@@ -227,9 +151,11 @@ class _Run:
 
     def _rows(self) -> None:
         """What the RVPS will hold is the released tuples, each once, and nothing beside them."""
-        held = sorted(json.dumps(v, sort_keys=True) for rows in self._values.values() for v in _listed(rows))
+        held = sorted(
+            json.dumps(v, sort_keys=True) for rows in self._values.values() for v in tried.listed(rows)
+        )
         ours = [
-            {"release": str(release.digest), **_pinned(entry)}
+            {"release": str(release.digest), **tried.pinned(entry)}
             for release in self._form.releases
             for entry in release.tuples
         ]
@@ -284,7 +210,7 @@ class _Run:
             self._note("second engine", "the policy loads", str(error), "prove.engines")
             return
         for case in sample:
-            one, two = _answer(ours, case), _answer(theirs, case)
+            one, two = tried.answer(ours, case), tried.answer(theirs, case)
             if one != two:
                 self._note(case.what, json.dumps(one), json.dumps(two), "prove.engines")
             if one is not None:
@@ -331,7 +257,7 @@ class _Run:
         else:
             claims = token(submod, now - timedelta(seconds=age))
             allowed = allows(self._engine(emit.RESOURCE_POLICY, at=now), claims, resource(key))
-            named = _named(submod)
+            named = tried.named(submod)
             self._vector(case, submod, proved=bool(permitted))
         if allowed and engine is None and right is True:
             self.accepted.add(self.oracle.point(case))
@@ -355,7 +281,7 @@ class _Run:
 
     def _after(self, case: Case) -> None:
         """A token of the last moment is worth nothing in the next."""
-        submod = _answer(self._engine(emit.AS_POLICY, at=self._end), case)
+        submod = tried.answer(self._engine(emit.AS_POLICY, at=self._end), case)
         if submod is None:
             return
         claims, later = token(submod, self._end), self._end + timedelta(seconds=1)
@@ -434,73 +360,3 @@ class _Run:
         except RegoError as error:
             finding = Finding("prove.unreadable", name, want="a policy that regorus takes", got=str(error))
             raise Unproven(finding.message, findings=[finding]) from None
-
-
-def _told(form: NormalForm, skip: set[str]) -> NormalForm:
-    """Return ``form`` without the requirements that are waived for this target by name."""
-    platforms = tuple(
-        replace(rule, require=tuple(pair for pair in rule.require if f"claim-{pair[0]}" not in skip))
-        for rule in form.platforms
-    )
-    return replace(form, platforms=platforms)
-
-
-def _answer(engine: Engine, case: Case) -> dict[str, Any] | None:
-    try:
-        return appraisal(engine, tcb_claims(case))
-    except Denied:
-        return None
-
-
-def _named(submod: Mapping[str, Any]) -> set[str]:
-    """The releases that an appraisal says matched."""
-    found = submod.get("ear.tallystick.releases", [])
-    return set(map(str, found)) if isinstance(found, list) else {str(found)}
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def _claimlike(literals: list[str]) -> list[str]:
-    """Texts that a register could hold, among everything that stands in the files."""
-    return sorted({text for text in literals if 0 < len(text) <= 128 and " " not in text and "/" not in text})
-
-
-def _windows(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The Reference Values a few tuples at a time."""
-    for name, rows in values.items():
-        if isinstance(rows, list):
-            for start in range(0, len(rows), _WINDOW):
-                yield {name: [row for row in rows[start : start + _WINDOW] if isinstance(row, dict)]}
-
-
-def _claims_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: value for path, value in row.items() if path != "release"}
-
-
-def _row_of(entry: Tuple) -> str:
-    return json.dumps(_pinned(entry), sort_keys=True)
-
-
-def _pinned(entry: Tuple) -> dict[str, bool | int | str]:
-    return {path: expect.value for path, expect in entry.expect if isinstance(expect, Exactly)}
-
-
-def _listed(rows: Any) -> list[Any]:
-    return rows if isinstance(rows, list) else [rows]
-
-
-def _suspects(values: Mapping[str, Any]) -> Iterator[Case]:
-    """Everything in the RVPS that could be taken for a tuple, as evidence."""
-    for name, rows in values.items():
-        for row in rows if isinstance(rows, list) else [rows]:
-            if isinstance(row, dict):
-                yield Case("tpm-quote", f"a tuple of the Reference Value {name}", _claims_of(row))
