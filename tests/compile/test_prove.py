@@ -269,6 +269,8 @@ def test_other_extensions_are_no_release(extensions, hurried):
 
 
 def test_engines_that_disagree_prove_nothing(monkeypatch):
+    pytest.importorskip("regopy")
+
     class Contrary(RegoCpp):
         def evaluate(self, rule, document, data):
             return {"executables": 96} if rule == "trust_claims" else super().evaluate(rule, document, data)
