@@ -28,11 +28,6 @@ from tallystick.signing.refusals import refusal
 from tallystick.signing.root import Authority, LogKey, TrustedRoot
 
 
-def is_legacy(bundle: Bundle) -> bool:
-    """Say whether the bundle is one for :func:`verify`."""
-    return [(entry.kind, entry.version) for entry in bundle.entries] == [("intoto", "0.0.2")]
-
-
 def verify(
     root: TrustedRoot, bundle: Bundle, *, artifact: Artifact, signer: Identity, now: datetime, what: str
 ) -> Verified:

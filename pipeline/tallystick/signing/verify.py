@@ -109,14 +109,14 @@ class Verifier:
             NotGenuine: with a finding ``bundle.…``.
             Malformed, Unsupported: not a bundle, or its payload is no statement.
         """
-        from tallystick.signing import legacy
-
         bundle = sigstore_bundle.parse(data, what)
         if bundle.key_hint is not None:
             raise refusal(
                 what, "bundle.key", "signer", "a certificate", "the hint of a key, which has to be given"
             )
-        if legacy.is_legacy(bundle):
+        if [(entry.kind, entry.version) for entry in bundle.entries] == [("intoto", "0.0.2")]:
+            from tallystick.signing import legacy
+
             return legacy.verify(self.root, bundle, artifact=artifact, signer=signer, now=now, what=what)
         facts = self._facts(bundle, (signer,), now, what)
         predicate_type = None
