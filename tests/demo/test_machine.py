@@ -261,7 +261,7 @@ def alive(pid: int) -> bool:
 
 def test_a_machine_that_hangs_is_ended_with_all_it_started(tmp_path, tpm_state, monkeypatch):
     fake_tool(tmp_path, monkeypatch, "qemu-system-x86_64", HANG)
-    outcome = machine(tmp_path, tpm_state, timeout_seconds=2.5).boot()
+    outcome = machine(tmp_path, tpm_state, timeout_seconds=4.0).boot()
     assert outcome.timed_out
     found = pids(text for _, text in outcome.lines)
     assert len(found) == 2
