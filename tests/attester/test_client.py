@@ -10,7 +10,7 @@ from tallystick.attester.client import KbsClient, bound, enrolled
 from tallystick.attester.tpm import open_tpm
 from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unreachable, Unsupported
 from tallystick.core.findings import Finding
-from tallystick.handshake import kbs
+from tallystick.handshake import kbs, tpmwire
 from tallystick.handshake.jwe import TeeKeyPair
 
 KEY = "confidential-inference/weights/v1"
@@ -45,6 +45,13 @@ def test_a_machine_that_proves_itself_gets_the_key(broker, tpm):
     assert sorted(evidence) == ["ak_certificate", "ak_public", "event_log", "tpm_quote"]
     assert sorted(evidence["tpm_quote"]) == ["message", "pcrs", "signature"]
     assert evidence["event_log"] == "bG9n"
+
+
+def test_an_endorsement_key_that_was_made_for_this_leaves_the_tpm_again(broker, tpm, monkeypatch):
+    monkeypatch.setattr(tpmwire, "EK_HANDLE", 0x81010077)  # nothing is kept there
+    for _ in range(4):  # a TPM holds three
+        with enrolled(quietly(broker)[0], tpm, event_log=b"") as prove:
+            assert prove(bytes(32))
 
 
 def test_the_session_is_kept_in_the_cookie(broker, tpm):

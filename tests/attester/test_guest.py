@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 
 import pytest
 from attester.little_broker import LittleBroker, serving
@@ -191,6 +192,13 @@ def test_without_a_disk_it_says_so_and_ends(capsys, monkeypatch, tmp_path):
     events = [parse_line(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["started", "failed"]
     assert events[1]["code"] == "disk.missing"
+
+
+def test_a_disk_that_comes_late_is_waited_for(tmp_path):
+    path = tmp_path / "vda"
+    threading.Timer(0.1, path.touch).start()
+    guest._wait_for(path)
+    assert path.exists()
 
 
 def test_main_runs_on_the_machines_own_devices(world, capsys, monkeypatch):
