@@ -183,18 +183,21 @@ def index(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_wheels_come_through_the_machines_own_pip(index, tmp_path):
     data = wheel(index, "1.0")
     seeds.fetch([wheel_lock(data)], tmp_path / "cache", quiet)
     assert (tmp_path / "cache/thing-1.0-py3-none-any.whl").read_bytes() == data
 
 
+@pytest.mark.slow
 def test_a_wheel_with_other_bytes_is_refused_by_pip(index, tmp_path):
     wheel(index, "1.0")
     with pytest.raises(Unreachable, match=r"thing 1.0"):
         seeds.fetch([wheel_lock(b"other bytes")], tmp_path / "cache", quiet)
 
 
+@pytest.mark.slow
 def test_a_wheel_that_vanished_is_named(index, tmp_path):
     wheel(index, "2.0")
     with pytest.raises(Unreachable, match=r"pip could not fetch thing 1.0: .*tally seeds update") as caught:
@@ -202,10 +205,12 @@ def test_a_wheel_that_vanished_is_named(index, tmp_path):
     assert caught.value.code == "seeds.vanished"
 
 
+@pytest.mark.slow
 def test_update_pins_the_newest_wheel_and_keeps_its_licence(index):
     wheel(index, "1.0")
     data = wheel(index, "1.10")
-    new = seeds.updated(wheel_lock(b"x"))
+    with archive.indexes() as resolve:
+        new = seeds.updated(wheel_lock(b"x"), resolve)
     (one,) = new.seeds
     assert (one.version, one.digest, one.licence) == ("1.10", Digest.of(data), "MIT")
     assert lock.parse(lock.dumps(new), "lock") == new
@@ -213,8 +218,8 @@ def test_update_pins_the_newest_wheel_and_keeps_its_licence(index):
 
 def test_update_without_apt_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Misuse, match="debian-archive-keyring") as caught:
-        seeds.updated(TOOL_LOCK)
+    with archive.indexes() as resolve, pytest.raises(Misuse, match="debian-archive-keyring") as caught:
+        seeds.updated(TOOL_LOCK, resolve)
     assert caught.value.code == "seeds.no-apt"
 
 

@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tallystick.build.debian import Package, newest, packages
@@ -79,26 +81,43 @@ def download(seed: Seed, to: Path, where: tuple[str, ...]) -> None:
     raise Unreachable(f"{what} could not be fetched: {refused[-1]}", code="seeds.unreachable")
 
 
-def resolve(source: Source) -> tuple[Package, ...]:
-    """Return the newest version of every package that ``source`` asks for, by name.
+Resolve = Callable[[Source], tuple[Package, ...]]
 
-    apt itself fetches and verifies the suite's index, in a private folder.
+
+@contextmanager
+def indexes() -> Iterator[Resolve]:
+    """Give a function that returns the newest version of every package a source asks for, by name.
+
+    apt itself fetches and verifies each suite's index, once, in a private folder that goes away with the block.
 
     Raises:
-        Misuse: apt or Debian's keyring is missing. Unreachable: no archive has the suite, or a package.
+        Misuse: apt or Debian's keyring is missing. Unreachable: no archive has the suite, or a package. Both
+            when the function is called.
     """
+    with tempfile.TemporaryDirectory(prefix="tallystick-apt-") as name:
+        fetched: dict[str, list[str]] = {}
+
+        def resolve(source: Source) -> tuple[Package, ...]:
+            suite = f"{source.suite}-{source.component}"
+            if suite not in fetched:
+                _check_apt()
+                options = _private_apt(Path(name) / suite.replace("/", "-"), source)
+                _apt("apt-get", *options, "-q", "update")
+                fetched[suite] = options
+            wanted = {*source.packages}
+            for package in _shown(fetched[suite], frozenset(source.through), source):
+                wanted.add(package.depends[0])
+            return _shown(fetched[suite], frozenset(wanted), source)
+
+        yield resolve
+
+
+def _check_apt() -> None:
     if not shutil.which("apt-get") or not _KEYRING.is_file():
         raise Misuse(
             "updating a lock needs apt and the package debian-archive-keyring, which verify the index",
             code="seeds.no-apt",
         )
-    with tempfile.TemporaryDirectory(prefix="tallystick-apt-") as name:
-        options = _private_apt(Path(name), source)
-        _apt("apt-get", *options, "-q", "update")
-        wanted = {*source.packages}
-        for package in _shown(options, frozenset(source.through), source):
-            wanted.add(package.depends[0])
-        return _shown(options, frozenset(wanted - {*source.through}), source)
 
 
 def _shown(options: list[str], names: frozenset[str], source: Source) -> tuple[Package, ...]:

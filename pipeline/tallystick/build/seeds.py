@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tallystick.build import archive, debian, lock, nar, package, wheels
+from tallystick.build.archive import Resolve
 from tallystick.build.lock import Lock, Seed, Unpacked
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Unreachable
@@ -136,13 +137,16 @@ def bundle(locks: Iterable[tuple[str, Lock]], cache: Path, folder: Path) -> None
         write_file(folder / LOCKS / f"{name}.json", lock.dumps(one))
 
 
-def updated(old: Lock) -> Lock:
+def updated(old: Lock, resolve: Resolve) -> Lock:
     """Return ``old`` with the newest versions that its source has. Nothing is written.
 
     Licences are kept by package name; a package that is new gets NOASSERTION until a person has looked.
 
+    Args:
+        resolve: from :func:`archive.indexes`.
+
     Raises:
-        Unreachable, Misuse: as :func:`archive.resolve` and :func:`wheels.resolve`.
+        Unreachable, Misuse: as :func:`archive.indexes` and :func:`wheels.resolve`.
     """
     licences = {seed.package: seed.licence for seed in old.seeds}
     if old.source.kind == "pypi":
@@ -153,7 +157,7 @@ def updated(old: Lock) -> Lock:
     usual = old.seeds[0].licence if follows else "NOASSERTION"
     seeds = tuple(
         debian.seed(found, suite=old.source.suite, licence=licences.get(found.name, usual))
-        for found in archive.resolve(old.source)
+        for found in resolve(old.source)
     )
     made = lock.Lock(role=old.role, source=old.source, seeds=seeds)
     if old.unpacked is None:

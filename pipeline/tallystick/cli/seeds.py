@@ -56,17 +56,18 @@ def update(recipe: RecipeFile = _RECIPE, as_json: JsonFlag = False) -> None:
 
     apt verifies the suite's index with Debian's archive key. Review the difference like any other change.
     """
-    from tallystick.build import lock, make, seeds
+    from tallystick.build import archive, lock, make, seeds
     from tallystick.core.files import write_file
 
     order = make.order(recipe, seeds.cache_folder())
     changes: list[dict[str, str]] = []
     made = []
-    for name, old in order.locks:
-        progress(f"{name}: {old.source.suite or 'wheels'}")
-        new = seeds.updated(old)
-        made.append((name, new))
-        changes += _changes(name, old, new)
+    with archive.indexes() as resolve:
+        for name, old in order.locks:
+            progress(f"{name}: {old.source.suite or 'wheels'}")
+            new = seeds.updated(old, resolve)
+            made.append((name, new))
+            changes += _changes(name, old, new)
     for name, new in made:  # all or nothing: a lock that could not be resolved leaves every file as it was
         write_file(order.project.locks / f"{name}.json", lock.dumps(new))
     lines = [f"{one['lock']}: {one['package']} {one['before']} -> {one['after']}" for one in changes]
