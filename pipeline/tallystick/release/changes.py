@@ -102,7 +102,7 @@ def create(
     documents: dict[str, Metadata[Any]] = {"root": Metadata(root), "targets": Metadata(targets)}
     for role in delegated:
         life = lifetimes.shared if role in roles.SHARED else lifetimes.top
-        own_fields = {roles.CHANNEL_FIELD: {"name": channel}}
+        own_fields = {roles.CHANNEL_FIELD: {"name": channel, "role": role}}
         documents[role] = Metadata(Targets(expires=now + life, unrecognized_fields=own_fields))
     for person, who in people:
         for role, document in documents.items():

@@ -46,10 +46,6 @@ class State:
     high_water: HighWater  # of these metadata and everything seen before
     expires: datetime  # the earliest end of any of them
 
-    def person(self, name: str) -> Person | None:
-        """Return the person called ``name``, or None."""
-        return next((person for person in self.people if person.name == name), None)
-
     def by_keyid(self, keyid: str) -> Person | None:
         """Return whose key ``keyid`` is, or None."""
         return next((person for person in self.people if person.keyid == keyid), None)
@@ -112,6 +108,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
     for role in (delegations.roles or {}) if delegations else {}:
         found: Metadata[Targets] = _load(read, role, _meta(snapshot.signed, role), targets, role)
         _check_channel(role, found.signed, channel)
+        _check_own_role(role, found.signed)
         _check_expiry(role, found.signed, now)
         check_role(role, found, targets.signed, people)
         delegated[role] = found
@@ -307,6 +304,13 @@ def _check_channel(role: str, signed: Root | Targets, channel: str) -> None:
     name = roles.channel_name(signed)
     if name != channel:
         raise _false("channel", role, channel, name or "no channel name")
+
+
+def _check_own_role(role: str, signed: Targets) -> None:
+    """The same people sign several roles: an empty version of one must not pass as a version of another."""
+    said: Any = signed.unrecognized_fields.get(roles.CHANNEL_FIELD)
+    if said.get("role") != role:
+        raise _false("role", role, f"metadata of {role}", f"of {said.get('role')}")
 
 
 def _check_expiry(role: str, signed: Signed, now: datetime) -> None:

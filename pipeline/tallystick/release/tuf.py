@@ -51,9 +51,12 @@ class Folder:
         Raises:
             Misuse: there is no channel here (``release.channel.none``).
         """
+        self._check_there()
+        return metadata.verify(self.read, pinned_root, channel, now, seen)
+
+    def _check_there(self) -> None:
         if not (self.path / _TIMESTAMP).is_file():
             raise Misuse(f"there is no channel in {self.path}", code="release.channel.none")
-        return metadata.verify(self.read, pinned_root, channel, now, seen)
 
     def with_files(self, files: Mapping[str, bytes]) -> Read:
         """Return a reader that finds ``files`` before what is on disk: the state as it would be."""
@@ -61,9 +64,13 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the channel for one change. A second process waits."""
+        """Hold the channel for one change. A second process waits.
+
+        Raises:
+            Misuse: there is no channel here (``release.channel.none``). Unreachable: it can not be written.
+        """
+        self._check_there()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             stream = (self.path / ".lock").open("ab")
         except OSError as error:
             raise Unreachable(f"{self.path}: {error.strerror}", code="file.unwritable") from None

@@ -238,7 +238,10 @@ def subject_findings(name: str, verified: VerifiedStatement, index: Index) -> It
     """Yield where the subjects of a statement and the products of ``index`` are not the same files."""
     code = f"release.subject.{name}"
     products = {entry.path: entry.digest for entry in index.product_files()}
-    subjects = {subject.name: subject for subject in intoto.parse(verified.payload).subjects}
+    listed = intoto.parse(verified.payload).subjects
+    subjects = {subject.name: subject for subject in listed}
+    if len(subjects) != len(listed):
+        yield Finding(code, name, want="each subject once", got="a name twice")
     for path in sorted(products.keys() | subjects.keys()):
         if path not in products:
             yield Finding(code, f"{name} {path}", want="a product of the release", got="another subject")
