@@ -295,6 +295,35 @@ def test_ctrl_c_and_a_kill_leave_nothing_running(tmp_path, tpm_state, monkeypatc
         free.tpm.read_pcrs()
 
 
+def test_ctrl_c_while_a_tpm_is_made_ends_the_emulator_that_its_setup_started(tmp_path, monkeypatch):
+    seen = tmp_path / "pids"
+    body = f"""
+    import os, subprocess, time
+    child = subprocess.Popen(["sleep", "300"])
+    with open({str(seen)!r} + ".new", "w") as file:
+        file.write(f"PIDS {{os.getpid()}} {{child.pid}}")
+    os.rename({str(seen)!r} + ".new", {str(seen)!r})
+    time.sleep(300)
+    """
+    fake_tool(tmp_path, monkeypatch, "swtpm_setup", body)
+    program = f"""
+    from pathlib import Path
+    from tallystick.cli.demo.softtpm import TpmMaker
+    TpmMaker(Path({str(tmp_path / "ca")!r})).manufacture(Path({str(tmp_path / "state")!r}))
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")}
+    argv = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 10
+        while not seen.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+    found = pids([seen.read_text()])
+    assert len(found) == 2
+    assert not any(alive(pid) for pid in found)
+
+
 def test_a_console_without_end_is_cut(tmp_path, tpm_state, monkeypatch):
     body = """
     while True:

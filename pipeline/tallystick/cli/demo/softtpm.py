@@ -54,13 +54,14 @@ class TpmMaker:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         argv = [tool("swtpm_setup"), "--tpm2", "--config", str(config), "--tpmstate", str(state.resolve())]
         argv += ["--create-ek-cert", "--lock-nvram", "--overwrite", "--pcr-banks", "sha256"]
-        try:
-            done = subprocess.run(argv, capture_output=True, timeout=_SETUP_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            raise Unreachable("swtpm_setup: no end in sight", code="tpm.setup") from None
-        if done.returncode != 0:
-            said = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines()[-3:]
-            raise Unreachable(f"swtpm_setup failed: {' / '.join(said)}", code="tpm.setup")
+        with running(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            try:
+                said, _ = process.communicate(timeout=_SETUP_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise Unreachable("swtpm_setup: no end in sight", code="tpm.setup") from None
+        if process.returncode != 0:
+            lines = said.decode("utf-8", "replace").strip().splitlines()[-3:]
+            raise Unreachable(f"swtpm_setup failed: {' / '.join(lines)}", code="tpm.setup")
 
     def certificates(self) -> tuple[bytes, ...]:
         """Return the authority's certificates in DER, root first; made by the first TPM.
