@@ -61,7 +61,7 @@ def boot(
 ) -> tuple[str, ...]:
     """Return PCR 0 to 15 (hex) as they are when the console says ``until``.
 
-    QEMU is killed there: a clean end would shut the TPM down with it. A kernel whose initrd is nothing panics
+    QEMU is stopped there and killed: a clean end would shut the TPM down with it. A kernel whose initrd is nothing panics
     after everything that a boot measures, IMA's boot_aggregate included.
     """
     for tool in ("qemu-system-x86_64", "swtpm", "swtpm_setup"):
@@ -103,7 +103,17 @@ def _command(
 ) -> list[str]:
     return [
         *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,tb-size=512", "-cpu", _CPU),
-        *("-m", str(ram_mib), "-smp", str(vcpus), "-nodefaults", "-display", "none", "-no-reboot"),
+        *(
+            "-m",
+            str(ram_mib),
+            "-smp",
+            str(vcpus),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-no-shutdown",
+        ),
         *("-serial", "stdio", "-monitor", "none", "-bios", str(firmware), "-kernel", str(image)),
         *("-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"),
         *("-device", "tpm-crb,tpmdev=tpm0", *more),
