@@ -27,6 +27,7 @@ from tallystick.appraisal.index import prepare
 from tallystick.appraisal.records import Decision
 from tallystick.appraisal.words import codes, document, words
 from tallystick.core.expect import AtLeast, Exactly, OneOf
+from tallystick.policy import document as policy_document
 from tallystick.policy.normal import PlatformRule
 
 TWO = form(release("a"), release("b", days=1))
@@ -57,6 +58,7 @@ def test_a_released_tuple_gets_each_key_of_its_policy():
 
 def test_a_prepared_policy_decides_the_same_and_is_remembered():
     assert decide(claims(), prepare(TWO)) == decide(claims(), TWO)
+    assert decide(claims(), TWO).policy == prepare(TWO).digest == policy_document.digest(TWO)
     given_digest = digest("the exact bytes")
     assert decide(claims(), prepare(TWO, given_digest)).policy == given_digest
 
@@ -111,6 +113,8 @@ def test_an_absent_claim_never_satisfies():
 def test_a_waived_register_may_hold_anything_until_its_waiver_ends():
     assert decide(claims(pcr10=ZERO)).allowed
     assert decide(claims(drop=("pcr10",))).allowed
+    last = replace(claims(), valid_until=END)
+    assert decide(last, asked=replace(challenge(), issued_at=END), now=END).allowed
     late = END + timedelta(seconds=1)
     found = replace(claims(), valid_until=late)
     asked = replace(challenge(), issued_at=late)
@@ -130,6 +134,7 @@ def test_a_waived_register_may_hold_anything_until_its_waiver_ends():
         (OneOf((1, 2)), [1, 2], [True, 3, "1", 1.0, None]),
         (OneOf(()), [], [None, "", 0, False]),
         (AtLeast(8), [8, 9], [7, "9", True, 9.0, None, [9], float("inf")]),
+        (AtLeast(1), [1], [True, "1", 1.5]),
     ],
 )
 def test_types_are_strict(expect, good, bad):

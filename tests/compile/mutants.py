@@ -17,7 +17,8 @@ Mutant = tuple[str, Mapping[str, bytes]]
 def broker(files: Mapping[str, bytes]) -> Iterator[Mutant]:
     document = json.loads(files["policy.json"])
     for what, changed in _documents(document):
-        yield what, {"policy.json": rfc8785.dumps(changed)}
+        if changed != document:
+            yield what, {"policy.json": rfc8785.dumps(changed)}
 
 
 def _documents(document: dict) -> Iterator[tuple[str, dict]]:
