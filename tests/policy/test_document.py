@@ -190,6 +190,44 @@ def test_production_rests_on_no_development_root():
     assert [flaw.code for flaw in flaws(labelled)] == ["compiled.development-root"]
 
 
+@pytest.mark.parametrize("seconds", [True, False, 0, -1, "300", 2**53, 1.0, None])
+def test_a_number_is_one_and_within_its_bounds(seconds):
+    with pytest.raises(Malformed, match="max_age_seconds: want a whole number of at least 1"):
+        document.from_document(doc(max_age_seconds=seconds))
+    assert document.from_document(doc(max_age_seconds=1)).max_age_seconds == 1
+
+
+@pytest.mark.parametrize("roots", [[""], [1], ["b", "a"], ["a", "a"], "a", [None], {"a": 1}])
+def test_texts_are_texts_in_order(roots):
+    with pytest.raises(Malformed, match=r"platforms\[0\]\.roots"):
+        document.from_document(put(doc(), ("platforms", 0, "roots"), lambda _: roots))
+
+
+@pytest.mark.parametrize(
+    ("require", "said"),
+    [
+        ({"": {"exactly": "x"}}, "want claim names, got 'an empty one'"),
+        ({"safe": {}}, "want one of exactly, one_of, at_least, waived, got nothing"),
+        ({"safe": {"exactly": True, "one_of": [1]}}, "want one of exactly, one_of, at_least, waived"),
+        ({"safe": {"sometimes": 1}}, "got sometimes"),
+        ({"reset_count": {"exactly": 2**53}}, "want a text, whole number or boolean"),
+        ({"reset_count": {"one_of": [1, 1]}}, "want at least one value, each once"),
+        ({"reset_count": {"at_least": 2**53}}, "want a whole number of at least"),
+        ({"reset_count": {"at_least": True}}, "want a whole number of at least"),
+    ],
+)
+def test_an_expectation_is_exactly_one_thing(require, said):
+    with pytest.raises(Malformed, match=said):
+        document.from_document(put(doc(), ("platforms", 0, "require"), lambda _: require))
+
+
+def test_true_and_1_are_two_values():
+    both = put(doc(), ("platforms", 0, "require", "restart_count"), lambda _: {"one_of": [1, True]})
+    with pytest.raises(Malformed) as caught:
+        document.from_document(both)
+    assert caught.value.code == "compiled.require"
+
+
 def test_times_are_whole_seconds_in_utc():
     assert doc()["not_after"] == "2028-01-01T00:00:00Z"
     for text in ("2028-01-01T00:00:00+00:00", "2028-01-01", "2028-13-30T00:00:00Z", "٢٠٢٨-01-01T00:00:00Z"):

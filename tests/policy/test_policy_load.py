@@ -64,6 +64,24 @@ def test_there_is_no_default_for_any_field(field):
     assert not schema_takes(renamed)
 
 
+def with_one_more() -> list[str]:
+    """The policy with an unknown field after each line that has a field, in that field's mapping."""
+    lines = DEMO.splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        match = re.match(r"( *)(- )?[a-z_]+: +\S", line)
+        if match:
+            indent = " " * (len(match[1]) + len(match[2] or ""))
+            found.append("\n".join([*lines[: number + 1], f"{indent}surprise: x", *lines[number + 1 :]]))
+    return found
+
+
+@pytest.mark.parametrize("text", with_one_more())
+def test_no_mapping_has_an_unknown_field(text):
+    with pytest.raises(Malformed, match=r"surprise \(line \d+ column \d+\): want a known field"):
+        load(text.encode())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -121,6 +139,9 @@ def test_there_is_no_default_for_any_field(field):
         ("require: {}", "require: {safe: {at_least: 1}}", "want true or false"),
         ("require: {}", "require: {reset_count: {at_least: '1'}}", "want a whole number"),
         ("require: {}", "require: {reset_count: {one_of: []}}", "want at least one value"),
+        ("require: {}", "require: {reset_count: {one_of: 1}}", "want a whole number"),
+        ("require: {}", "require: {reset_count: {most: 1}}", "want a whole number"),
+        ("require: {}", "require: {safe: {at_least: true}}", "want true or false"),
         ("require: {}", "require: {reset_count: {at_least: 1, one_of: [1]}}", "want a whole number"),
         ("max_age_seconds: 300", "max_age_seconds: 0", r"freshness\.max_age_seconds .*: want a whole number"),
         ("max_age_seconds: 300", "max_age_seconds: 99999999", "want a whole number from 1 to 86400"),
