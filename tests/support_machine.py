@@ -61,7 +61,7 @@ def boot(
 ) -> tuple[str, ...]:
     """Return PCR 0 to 15 (hex) as they are when the console says ``until``.
 
-    QEMU is stopped there and killed: a clean end would shut the TPM down with it. A kernel whose initrd is nothing panics
+    QEMU is stopped there and killed: a clean end would shut the TPM down. A kernel whose initrd is nothing panics
     after everything that a boot measures, IMA's boot_aggregate included.
     """
     for tool in ("qemu-system-x86_64", "swtpm", "swtpm_setup"):
