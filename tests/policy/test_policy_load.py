@@ -69,7 +69,7 @@ def with_one_more() -> list[str]:
     lines = DEMO.splitlines()
     found = []
     for number, line in enumerate(lines):
-        match = re.match(r"( *)(- )?[a-z_]+: +\S", line)
+        match = re.match(r"( *)(- )?[a-z_]+: +[^#\s]", line)
         if match:
             indent = " " * (len(match[1]) + len(match[2] or ""))
             found.append("\n".join([*lines[: number + 1], f"{indent}surprise: x", *lines[number + 1 :]]))
@@ -145,6 +145,16 @@ def test_no_mapping_has_an_unknown_field(text):
         ("require: {}", "require: {reset_count: {at_least: 1, one_of: [1]}}", "want a whole number"),
         ("max_age_seconds: 300", "max_age_seconds: 0", r"freshness\.max_age_seconds .*: want a whole number"),
         ("max_age_seconds: 300", "max_age_seconds: 99999999", "want a whole number from 1 to 86400"),
+        (
+            "  - platform: qemu-vtpm\n",
+            "  - {platform: qemu-vtpm, roots: [software-tpm], require: {}}\n  - platform: qemu-vtpm\n",
+            r"platforms\[1\]\.platform .*: want each platform once",
+        ),
+        (
+            "targets:\n  - target: broker\n",
+            "targets: []\nrest:\n  - target: broker\n",
+            "targets .*: want at least one",
+        ),
         (
             "target: broker",
             "target: everything",
