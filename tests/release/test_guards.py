@@ -197,16 +197,13 @@ def test_a_file_that_can_not_be_placed_is_unreachable(tmp_path, monkeypatch):
     with pytest.raises(Unreachable, match="promotions/x"):
         beside.add(tmp_path / "release", "promotions/x", b"data")
     assert [p.name for p in tmp_path.iterdir()] == ["release"]
-    real = beside.os.replace
-
-    def other_file_system(source, target):
-        if str(source).startswith(str(tmp_path / ".release")):
-            raise OSError(18, "Invalid cross-device link")
-        real(source, target)
-
-    monkeypatch.setattr(beside.os, "replace", other_file_system)
     beside.add(tmp_path / "release", "promotions/y", b"data")
     assert (tmp_path / "release/promotions/y").read_bytes() == b"data"
+    assert beside.outside(tmp_path / "release") == tmp_path.resolve()
+    monkeypatch.setattr(beside.os, "access", lambda path, mode: False)
+    assert beside.outside(tmp_path / "release") == tmp_path / "release"
+    with pytest.raises(Unreachable, match="No such file"):
+        beside.outside(tmp_path / "none")
 
 
 # What an approver refuses although its author signed it

@@ -65,7 +65,7 @@ def sign(
     with _signer(release, name, workdir, trust_config, identity_token, now) as signer:
         bundles = _sign(release, index, signer)
     identity = _look_again(bundles, signer.trusted_root, now)
-    _write(release / "bundles", bundles)
+    _write(release, bundles)
     document = {
         "release": str(release),
         "digest": str(index.digest),
@@ -188,9 +188,10 @@ def _token(given: str | None) -> str:
     )
 
 
-def _write(folder: Path, bundles: dict[str, bytes]) -> None:
+def _write(release: Path, bundles: dict[str, bytes]) -> None:
     from tallystick.core.files import whole_folder
+    from tallystick.release.beside import outside
 
-    with whole_folder(folder) as work:
+    with whole_folder(release / "bundles", outside(release)) as work:
         for file, data in bundles.items():
             (work / file).write_bytes(data)

@@ -45,15 +45,18 @@ def file_digest(path: Path, algorithm: Algorithm = Algorithm.SHA256) -> Digest:
         raise Unreachable(f"{path}: {error.strerror}", code="file.unreadable") from None
 
 
-def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_file(path: Path, data: bytes, *, mode: int = 0o644, aside: Path | None = None) -> None:
     """Write ``data`` to ``path`` whole, durably, and under its name only when complete.
+
+    Args:
+        aside: folder of the same file system that holds the file until then, and after a kill. Default: its own.
 
     Raises:
         Unreachable: the disk is full or the folder can not be written (``file.unwritable``).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=aside or path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
                 os.fchmod(stream.fileno(), mode)
@@ -70,23 +73,26 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
     """Give an empty folder beside ``path`` that takes its name only when the block ends well.
 
     An existing folder at ``path`` is replaced; whatever goes wrong, Ctrl-C included, it stays as it was.
+
+    Args:
+        aside: as for :func:`write_file`.
 
     Raises:
         Unreachable: the disk is full or the folder can not be written (``file.unwritable``).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=aside or path.parent))
     except OSError as error:
         raise Unreachable(f"{path}: {error.strerror}", code="file.unwritable") from None
     try:
         yield work
         work.chmod(0o755)
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=aside or path.parent)) / path.name
         if path.exists():
             path.rename(old)
         work.rename(path)
