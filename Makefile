@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 OFFLINE := .ci/offline
 
-.PHONY: help demo test check bench soak lock docs format clean
+.PHONY: help demo test check bench soak lock docs corpus format clean
 
 help: ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,10 @@ lock: ## Refresh the two locks of Python dependencies.
 docs: ## Write the pages that come from the program itself.
 	@.ci/setup test
 	PYTHONPATH=pipeline $(PYTHON) docs/generate.py
+
+corpus: ## Assemble other people's evidence and test cases from their public repositories, beside the checkout.
+	@.ci/setup test
+	$(PYTHON) tests/corpus/assemble.py "$${TALLY_CORPUS:-../shared}"
 
 format: ## Format the code.
 	$(PYTHON) -m ruff format pipeline tests nix
