@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile", "Compile a policy for key brokers, and prove that it admits nothing else."),
     "policy": ("policy", "Check or compare policies."),
     "prove": ("prove", "Prove that a compiled policy admits the released tuples and nothing else."),
+    "audit": ("audit", "Say what is permissive about a policy that nobody compiled here."),
     "evidence": ("evidence", "Verify or show attestation evidence."),
     "appraise": ("appraise", "Decide whether verified evidence is acceptable under a policy."),
     "broker": ("broker", "Run and manage the key broker."),
