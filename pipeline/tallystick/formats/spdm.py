@@ -1,0 +1,141 @@
+"""SPDM 1.1: a GET_MEASUREMENTS request with its MEASUREMENTS response, as NVIDIA's attestation reports carry them.
+
+Source: DMTF DSP0274 1.1.1, 10.11 (GET_MEASUREMENTS, MEASUREMENTS, the measurement block and the DMTF measurement
+value), 10.11.2 for what the signature covers: here L1/L2 is this one request and its response without the signature.
+The order "request, response" and the type-length-value form of the opaque data are NVIDIA's (attestation-sdk,
+spdm/spdm_resp.cpp and spdm/spdm_opaque_data_parser.cpp).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tallystick.core.errors import Malformed, Unsupported
+from tallystick.formats.cursor import Cursor
+
+NONCE_BYTES = 32
+SIGNATURE_BYTES = 96  # ECDSA on P-384: r and s, big-endian, 48 bytes each
+MAX_BYTES = 1 << 17  # a 16-bit opaque length and 255 blocks of a digest stay far below
+_WHAT = "SPDM report"
+_VERSION_1_1 = 0x11
+_GET_MEASUREMENTS = 0xE0
+_MEASUREMENTS = 0x60
+_SIGNATURE_REQUESTED = 1  # Param1, bit 0 of the request
+_DMTF = 1  # MeasurementSpecification, bit 0
+_MAX_TRAILING_ZEROS = 16  # some attesters send their buffer's terminator along
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One measurement block in the DMTF form."""
+
+    index: int  # 1 to 254
+    value_type: int  # DMTFSpecMeasurementValueType; bit 7: raw bits and no digest
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A signed exchange, field by field. Whether it is genuine is not asked here."""
+
+    nonce: bytes  # the requester's, 32 bytes: what makes the report fresh
+    operation: int  # Param2 of the request: 0xff asks for every measurement
+    slot: int  # SlotIDParam of the request
+    response_nonce: bytes
+    measurements: tuple[Measurement, ...]  # in the order of the record
+    opaque: tuple[tuple[int, bytes], ...]  # type and data, in the order of the report
+    signed: bytes
+    signature: bytes  # r and s
+
+    def measurement(self, index: int) -> bytes | None:
+        """Return the value at ``index``, or None when the report has none."""
+        return next((m.value for m in self.measurements if m.index == index), None)
+
+
+def parse(data: bytes) -> Report:
+    """Return the exchange in ``data``: request, response, signature.
+
+    Raises:
+        Malformed: a length, a code or an index that can not be.
+        Unsupported: another SPDM version or measurement specification.
+    """
+    if len(data) > MAX_BYTES:
+        raise Malformed(_WHAT, at="size", want=f"at most {MAX_BYTES} bytes", got=str(len(data)))
+    cursor = Cursor(data, _WHAT)
+    nonce, operation, slot = _request(cursor)
+    _header(cursor, "response", _MEASUREMENTS)
+    cursor.take("response Param1", 1)
+    cursor.take("response Param2", 1)
+    blocks = cursor.little("NumberOfBlocks", 1)
+    record = cursor.take("MeasurementRecord", cursor.little("MeasurementRecordLength", 3))
+    response_nonce = cursor.take("response Nonce", NONCE_BYTES)
+    opaque = cursor.take("OpaqueData", cursor.little("OpaqueLength", 2))
+    signed = data[: cursor.at]
+    signature = cursor.take("Signature", SIGNATURE_BYTES)
+    rest = cursor.rest()
+    if any(rest) or len(rest) > _MAX_TRAILING_ZEROS:
+        raise Malformed(_WHAT, at="end", want="no more bytes", got=f"{len(rest)} bytes")
+    return Report(
+        nonce=nonce,
+        operation=operation,
+        slot=slot,
+        response_nonce=response_nonce,
+        measurements=_record(record, blocks),
+        opaque=_opaque(opaque),
+        signed=signed,
+        signature=signature,
+    )
+
+
+def _request(cursor: Cursor) -> tuple[bytes, int, int]:
+    _header(cursor, "request", _GET_MEASUREMENTS)
+    if not cursor.little("request Param1", 1) & _SIGNATURE_REQUESTED:
+        raise cursor.bad("request Param1", want="a request for a signature", got="none asked for")
+    operation = cursor.little("request Param2", 1)
+    return cursor.take("Nonce", NONCE_BYTES), operation, cursor.little("SlotIDParam", 1)
+
+
+def _header(cursor: Cursor, which: str, code: int) -> None:
+    version = cursor.little(f"{which} SPDMVersion", 1)
+    if version != _VERSION_1_1:
+        raise Unsupported(_WHAT, at=f"{which} SPDMVersion", want="0x11 (SPDM 1.1)", got=f"{version:#04x}")
+    got = cursor.little(f"{which} RequestResponseCode", 1)
+    if got != code:
+        raise cursor.bad(f"{which} RequestResponseCode", want=f"{code:#04x}", got=f"{got:#04x}")
+
+
+def _record(record: bytes, blocks: int) -> tuple[Measurement, ...]:
+    """Return the measurement blocks; every byte of the record belongs to one, and no index comes twice."""
+    cursor = Cursor(record, "SPDM MeasurementRecord")
+    found: dict[int, Measurement] = {}
+    for _ in range(blocks):
+        index = cursor.little("Index", 1)
+        if index in (0, 0xFF) or index in found:
+            raise cursor.bad("Index", want="1 to 254, each once", got=str(index))
+        specification = cursor.little("MeasurementSpecification", 1)
+        if specification != _DMTF:
+            raise Unsupported(
+                "SPDM MeasurementRecord",
+                at=f"block {index}",
+                want="DMTF measurements",
+                got=f"{specification:#04x}",
+            )
+        block = Cursor(cursor.take("Measurement", cursor.little("MeasurementSize", 2)), f"SPDM block {index}")
+        value_type = block.little("DMTFSpecMeasurementValueType", 1)
+        value = block.take("DMTFSpecMeasurementValue", block.little("DMTFSpecMeasurementValueSize", 2))
+        block.end()
+        found[index] = Measurement(index=index, value_type=value_type, value=value)
+    cursor.end()
+    return tuple(found.values())
+
+
+def _opaque(data: bytes) -> tuple[tuple[int, bytes], ...]:
+    """Return NVIDIA's fields: a 16-bit type, a 16-bit size and the data, each type once."""
+    cursor = Cursor(data, "SPDM OpaqueData")
+    found: dict[int, bytes] = {}
+    while cursor.left:
+        kind = cursor.little("DataType", 2)
+        if kind in found:
+            raise cursor.bad("DataType", want="each type once", got=str(kind))
+        found[kind] = cursor.take(f"Data of type {kind}", cursor.little("DataSize", 2))
+    return tuple(found.items())
