@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # AWS: Nitro Enclaves user guide, "Verifying the root of trust", which publishes this digest.
 # Google: confidentialcomputing.googleapis.com/.well-known/confidential_space_root.crt, the root of PKI tokens.
 # Intel: certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer.
+# NVIDIA: NVIDIA/nvtrust 028173093d43, local_gpu_verifier/src/verifier/certs: verifier_device_root.pem (GPU and switch)
+# and verifier_RIM_root.pem; NVIDIA/attestation-sdk 73c032ebff68 src/internal/certs.h embeds the same two.
 _SHA256 = {
     "ARK-Genoa": "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
     "ARK-Milan": "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
@@ -28,6 +30,8 @@ _SHA256 = {
     "AWS-Nitro-Enclaves-Root-G1": "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b",
     "Google-Confidential-Space-Root": "148b293821bb0c6a317f413c8ba475814091cb22d49b9e3c94198db8e8f86c39",
     "Intel-SGX-Root-CA": "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3",
+    "NVIDIA-CoRIM-Signing-Root-CA": "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1",
+    "NVIDIA-Device-Identity-CA": "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48",
     "SEV-Genoa": "5464738c1546aed5f2cecf1dc98c5c960a92e8913238a61711bc90ec6e828521",
     "SEV-Milan": "67d303bd3905fd38db8b20e0793699870e7fa612eaad5dec358293fd8c0bac1b",
     "SEV-Turin": "5b77ef5fe7a7a004fd9032668fba9d0fda22f88c4442069a479636a6ae3b3185",
