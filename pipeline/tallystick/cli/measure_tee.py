@@ -174,12 +174,9 @@ def nitro(
     if not file.is_file() or file.stat().st_size == 0:
         file_digest(file)  # names what is wrong with the path
         eif.parse(b"")
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            found = calculator.pcrs(eif.parse(view))
-        finally:
-            view.release()
+    with file.open("rb") as stream:  # the mapping closes with its last view, which an error may still hold
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    found = calculator.pcrs(eif.parse(memoryview(mapped)))
     values = {"pcr0": found.pcr0.hex, "pcr1": found.pcr1.hex, "pcr2": found.pcr2.hex, "pcr8": found.pcr8.hex}
     emit(values, "\n".join(f"{name.upper()}  {value}" for name, value in values.items()), as_json=as_json)
 

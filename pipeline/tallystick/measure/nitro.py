@@ -2,8 +2,9 @@
 
 Source: aws/aws-nitro-enclaves-image-format, src/utils/mod.rs, get_pcrs: each PCR is one extend of 48 zero bytes by the
 SHA-384 of concatenated sections. PCR0: kernel, command line, every ramdisk. PCR1: kernel, command line, the first
-ramdisk (bootstrap). PCR2: the ramdisks after it (application). PCR8: the signing certificate's DER, zero when the image
-is unsigned. Metadata and the signature itself are not measured, so equal PCRs do not mean equal files.
+ramdisk (bootstrap). PCR2: the ramdisks after it (application); of an image with one ramdisk, of nothing. PCR8: the
+signing certificate's DER, zero when the image is unsigned. Metadata and the signature itself are not measured, so equal
+PCRs do not mean equal files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tallystick.core.digests import Algorithm, Digest
-from tallystick.core.errors import Malformed, Unsupported
+from tallystick.core.errors import Malformed
 from tallystick.formats.eif import Eif, Kind
 
 _ZEROS = bytes(48)
@@ -35,13 +36,8 @@ def pcrs(image: Eif) -> NitroPcrs:
 
     Raises:
         Malformed: a signature section that holds no certificate.
-        Unsupported: an image with one ramdisk: without an application PCR2 would say nothing.
     """
     bootstrap, *application = image.every(Kind.RAMDISK)
-    if not application:
-        raise Unsupported(
-            "EIF", at="ramdisks", want="a bootstrap and an application ramdisk", got="one ramdisk"
-        )
 
     def of_application() -> bytes:
         hasher = hashlib.sha384()
