@@ -30,7 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "provenance": ("provenance", "Show or check the provenance of a release."),
     "measure": ("measure", "Predict a launch measurement from files; say why two differ."),
     "sign": ("sign", "Sign a release's statements."),
+    "sigstore": ("sigstore", "Serve the embedded Sigstore to other people's clients."),
     "verify": ("verify", "Verify a release, or any Sigstore bundle, offline."),
+    "push": ("push", "Push a release into a container registry."),
+    "pull": ("pull", "Pull a release out of a container registry."),
     "promote": ("promote", "Propose a release or a compiled policy for a channel."),
     "approve": ("approve", "Approve what is proposed for a channel."),
     "revoke": ("revoke", "Take a release out of a channel."),
@@ -92,8 +95,19 @@ def tally(
     version: bool = typer.Option(
         False, "--version", help="Print the version.", callback=_print_version, is_eager=True
     ),
+    passphrase_fd: int | None = typer.Option(
+        None,
+        "--passphrase-fd",
+        help="File descriptor with the passphrase or PIN of encrypted and hardware keys.",
+    ),
+    passphrase_env: str | None = typer.Option(
+        None, "--passphrase-env", help="Name of the environment variable with it."
+    ),
 ) -> None:
     """Keys leave only when the signed build and the attested machine tally."""
+    from tallystick.cli import passphrase
+
+    passphrase.choose(passphrase_fd, passphrase_env)
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from tallystick.core.files import read_file, write_file
 from tallystick.formats import canonical_base64
 from tallystick.signing import keyfile
 from tallystick.signing.embedded import x509parts as parts
-from tallystick.signing.embedded.ca import CertificateAuthority
+from tallystick.signing.embedded.ca import CertificateAuthority, UsedTokens
 from tallystick.signing.embedded.proofs import Enrolled, Issuer
 from tallystick.signing.embedded.rekor import HOST, TransparencyLog
 from tallystick.signing.records import Identity
@@ -58,6 +58,7 @@ class Instance:
             ct_folder=folder / "ct",
             enrolled=_read_enrolled(folder),
             issuers=_read_issuers(folder),
+            used=UsedTokens(folder / "tokens.used"),
         )
         self.log = TransparencyLog(
             key=keyfile.read(folder / "rekor.key", passphrase), folder=folder / "rekor"
@@ -105,6 +106,17 @@ def enrol(folder: Path, identity: Identity, public_key: str) -> None:
     if any(one.identity == identity for one in enrolled):
         raise Misuse(f"a key is enrolled for {identity.san} already", code="sigstore.enrolled")
     _write_enrolled(folder, (*enrolled, Enrolled(identity=identity, public_key=public_key)))
+
+
+def served_at(config: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return the client trust config ``config`` for an instance whose front answers at ``url``.
+
+    The trusted root stays as it is: it names the log by its own name, wherever it is reached.
+    """
+    signing = dict(config["signingConfig"])
+    for services in ("caUrls", "rekorTlogUrls"):
+        signing[services] = [one | {"url": url} for one in signing[services]]
+    return config | {"signingConfig": signing}
 
 
 def _trusted_root(
@@ -196,9 +208,15 @@ def _read_issuers(folder: Path) -> tuple[Issuer, ...]:
     document = jsondoc.loads(read_file(folder / "issuers.json", what, max_bytes=_MAX_BYTES), what)
     try:
         issuers = tuple(
-            Issuer(issuer=one["issuer"], jwks=one["jwks"], claim=one["claim"]) for one in document
+            Issuer(
+                issuer=one["issuer"],
+                jwks=one["jwks"],
+                claim=one["claim"],
+                challenged=one.get("nonce", False) is True,
+            )
+            for one in document
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise Malformed(
             what, at="document", want="issuer, jwks and claim of each", got=repr(document)
         ) from None

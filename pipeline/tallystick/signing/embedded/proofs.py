@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -19,9 +19,11 @@ from tallystick.signing.records import Identity
 
 AUDIENCE = "sigstore"  # what Fulcio asks of every token
 _PROOF_LIFETIME = timedelta(minutes=5)
-_LEEWAY = timedelta(seconds=60)  # between an issuer's clock and ours
+LEEWAY = timedelta(seconds=60)  # between an issuer's clock and ours
+_LATEST = 1 << 33  # seconds since 1970: a token that claims to hold longer is remembered until 2242
 _ALGORITHMS = ["RS256", "ES256", "EdDSA"]  # asymmetric alone: an issuer's public key is no shared secret
 _COORDINATE_BYTES = 32
+FOR_A_TOKEN = b"a token"  # stands where a request's key is, in a proof that asks for a token: never DER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class Issuer:
     issuer: str
     jwks: dict[str, Any]
     claim: str  # "email" (which has to be verified) or "sub"
+    challenged: bool = False  # whether its tokens have to carry a nonce that the CA gave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Unverified:
     nonce: str | None
     issuer: str | None
     key_id: str | None
+    names: tuple[str, ...]  # e-mail address and subject: what a client signs to show that it has its key
 
 
 def prove(identity: Identity, key: ec.EllipticCurvePrivateKey, nonce: str, spki: bytes, now: datetime) -> str:
@@ -61,6 +65,11 @@ def prove(identity: Identity, key: ec.EllipticCurvePrivateKey, nonce: str, spki:
         "nonce": nonce,
         "spki": hashlib.sha256(spki).hexdigest(),
     }
+    return signed_jwt(claims, key)
+
+
+def signed_jwt(claims: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
+    """Return ``claims`` as a JWT that the P-256 key ``key`` signed (RFC 7515, ES256)."""
     signed = f"{_part({'alg': 'ES256', 'typ': 'JWT'})}.{_part(claims)}"
     r, s = utils.decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
     signature = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
@@ -84,8 +93,12 @@ def peek(proof: str) -> Unverified:
     def text(value: object) -> str | None:
         return value if isinstance(value, str) else None
 
+    names = (text(claims.get(name)) for name in ("email", "sub"))
     return Unverified(
-        nonce=text(claims.get("nonce")), issuer=text(claims.get("iss")), key_id=text(header.get("kid"))
+        nonce=text(claims.get("nonce")),
+        issuer=text(claims.get("iss")),
+        key_id=text(header.get("kid")),
+        names=tuple(name for name in names if name),
     )
 
 
@@ -112,8 +125,13 @@ def verify_enrolled(
     raise _refuse("no enrolled key signed it")
 
 
-def verify_token(proof: str, issuers: tuple[Issuer, ...], now: datetime) -> Identity:
-    """Return whom the OIDC token ``proof`` names, if an issuer with pinned keys signed it.
+def verify_token(
+    proof: str, issuers: tuple[Issuer, ...], now: datetime, *, answers_challenge: bool
+) -> tuple[Identity, datetime]:
+    """Return whom the OIDC token ``proof`` names, and its end, if an issuer with pinned keys signed it.
+
+    Args:
+        answers_challenge: whether its nonce is one that the CA gave and nobody used.
 
     Raises:
         NotGenuine: ``sigstore.proof``.
@@ -124,13 +142,16 @@ def verify_token(proof: str, issuers: tuple[Issuer, ...], now: datetime) -> Iden
     for issuer in issuers:
         if issuer.issuer != said.issuer:
             continue
+        if issuer.challenged and not answers_challenge:
+            raise _refuse("it answers no challenge of ours, as its issuer's tokens have to")
         for key in jwt.PyJWKSet.from_dict(issuer.jwks).keys:
             if said.key_id is not None and key.key_id != said.key_id:
                 continue
             claims = _claims(proof, key.key, _ALGORITHMS)
             if claims is not None:
                 _check_claims(claims, now)
-                return Identity(san=_subject(claims, issuer), issuer=issuer.issuer)
+                expires = datetime.fromtimestamp(min(claims["exp"], _LATEST), UTC)
+                return Identity(san=_subject(claims, issuer), issuer=issuer.issuer), expires
     raise _refuse("it answers no challenge of ours, and no pinned issuer signed it")
 
 
@@ -163,7 +184,7 @@ def _claims(proof: str, key: Any, algorithms: list[str]) -> dict[str, Any] | Non
 
 def _check_claims(claims: dict[str, Any], now: datetime) -> None:
     at = now.timestamp()
-    leeway = _LEEWAY.total_seconds()
+    leeway = LEEWAY.total_seconds()
     issued, expires, begins = (claims.get(name) for name in ("iat", "exp", "nbf"))
     for name, value in (("iat", issued), ("exp", expires), ("nbf", begins)):
         if name == "nbf" and value is None:

@@ -120,6 +120,12 @@ def make_sct(leaf: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
     return b"\0" + log_id + leaf[2:10] + b"\0\0" + _SHA256_ECDSA + _sized(signature)
 
 
+def sign_tree_head(size: int, root: bytes, millis: int, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the CT log's signature over its tree head (RFC 6962, section 3.5)."""
+    head = struct.pack(">BBQQ", 0, 1, millis, size) + root
+    return _SHA256_ECDSA + _sized(key.sign(head, ec.ECDSA(hashes.SHA256())))
+
+
 def _authority(
     subject: x509.Name,
     public: ec.EllipticCurvePublicKey,
