@@ -62,6 +62,8 @@ class Front:
         own = proofs.Issuer(issuer=ISSUER, jwks={"keys": [_jwk(self._key.public_key())]}, claim="sub")
         self._authority = replace(instance.authority, issuers=(*instance.authority.issuers, own))
         self._log = instance.log
+        with Log.open(instance.authority.ct_folder):
+            pass  # made when there is none yet, so that it can be read before the first certificate
         self._posts: dict[str, Callable[[bytes, Mapping[str, str], datetime], Answer]] = {
             "/api/v2/signingCert": self._signing_cert,
             "/api/v1/log/entries": self._submit,
