@@ -168,60 +168,123 @@ def quiet() -> Iterator[None]:
 def load_crl(data: bytes) -> x509.CertificateRevocationList | None:
     """Return the revocation list in ``data`` (PEM or DER), or None when it is something else."""
     try:
-        if b"-----BEGIN X509 CRL" in data:
-            return x509.load_pem_x509_crl(data)
-        return x509.load_der_x509_crl(data)
-    except ValueError:
+        load = x509.load_pem_x509_crl if b"-----BEGIN X509 CRL" in data else x509.load_der_x509_crl
+        crl = load(data)
+        _ = (crl.issuer, crl.extensions, crl.last_update_utc, crl.next_update_utc)  # read late by the library
+    except _UNREADABLE:
         return None
+    return crl
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A chain and what its issuers' revocation lists say of it, with every signature checked once.
+
+    Nothing here depends on the time it is judged at, so it may be kept; :meth:`findings` is what must be asked anew.
+    """
+
+    chain: Chain
+    code: str  # what finding codes begin with
+    wrong: tuple[Finding, ...]  # lists that are not their issuer's, or not to be read as a whole
+    revoked: tuple[tuple[datetime, Finding], ...]  # since when, and which certificate
+    lists: tuple[tuple[str, tuple[tuple[datetime, datetime], ...]], ...]  # issuer -> windows of its lists
+    notes: tuple[Finding, ...]  # certificates that no list speaks about
+
+    def findings(self, at: datetime) -> tuple[Finding, ...]:
+        """Return everything that does not hold at ``at``: dates, revocations, lists that are not current."""
+        if self.valid_at(at):
+            return ()
+        return (*self.chain.expiry(self.code, at), *self.revocations(at))
+
+    def revocations(self, at: datetime) -> tuple[Finding, ...]:
+        """Return the findings of the lists alone."""
+        found = [*self.wrong, *(finding for since, finding in self.revoked if since <= at)]
+        for issuer, windows in self.lists:
+            if not any(start <= at <= end for start, end in windows):
+                got = ", ".join(f"{start.isoformat()} to {end.isoformat()}" for start, end in windows)
+                where = f"revocation list of {issuer}"
+                found.append(Finding(f"{self.code}.crl.expired", where, f"current at {at.isoformat()}", got))
+        return tuple(found)
+
+    def valid_at(self, at: datetime) -> bool:
+        """Return whether nothing is wrong at ``at``."""
+        return (
+            not self.wrong
+            and self.chain.not_before <= at <= self.chain.not_after
+            and all(at < since for since, _ in self.revoked)
+            and all(any(start <= at <= end for start, end in windows) for _, windows in self.lists)
+        )
+
+    @property
+    def valid_from(self) -> datetime:
+        """The beginning of the time in which the chain, and a list of each issuer that has one, is valid."""
+        return max([self.chain.not_before, *(min(start for start, _ in w) for _, w in self.lists)])
+
+    @property
+    def valid_until(self) -> datetime:
+        """The end of that time."""
+        return min([self.chain.not_after, *(max(end for _, end in w) for _, w in self.lists)])
+
+
+def standing(chain: Chain, lists: Sequence[x509.CertificateRevocationList], code: str) -> Standing:
+    """Return ``chain`` with what ``lists`` say of it. A list of somebody who is not in the chain is left aside."""
+    wrong: list[Finding] = []
+    revoked: list[tuple[datetime, Finding]] = []
+    windows: dict[x509.Name, list[tuple[datetime, datetime]]] = {}
+    for crl in lists:
+        issuer = next((c for c in chain.certificates[1:] if c.subject == crl.issuer), None)
+        if issuer is None:
+            continue
+        bad = tuple(_bad_list(crl, issuer, code))
+        wrong += bad
+        if bad:
+            windows.setdefault(issuer.subject, [])
+            continue
+        start = crl.last_update_utc
+        windows.setdefault(issuer.subject, []).append((start, crl.next_update_utc or start))
+        for certificate in chain.certificates[:-1]:
+            entry = None
+            if certificate.issuer == issuer.subject:
+                entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if entry is not None:
+                since = entry.revocation_date_utc
+                where = f"certificate {common_name(certificate)}"
+                revoked.append((since, Finding(f"{code}.revoked", where, "not revoked", since.isoformat())))
+    notes = tuple(
+        Finding(
+            f"{code}.crl.missing",
+            f"certificate {common_name(certificate)}",
+            "a revocation list of its issuer",
+            "none was given",
+        )
+        for certificate in chain.certificates[:-1]
+        if certificate.issuer not in windows
+    )
+    names = {c.subject: common_name(c) for c in chain.certificates}
+    current = tuple((names[name], tuple(found)) for name, found in windows.items() if found)
+    return Standing(chain, code, tuple(wrong), tuple(revoked), current, notes)
 
 
 def check_revocation(
     chain: Chain, lists: Sequence[x509.CertificateRevocationList], code: str, at: datetime
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """Return (findings, notes): revoked certificates and bad lists; and certificates that no list speaks about."""
-    findings: list[Finding] = []
-    notes: list[Finding] = []
-    spoken_for: set[x509.Name] = set()
-    for crl in lists:
-        issuer = next((c for c in chain.certificates[1:] if c.subject == crl.issuer), None)
-        if issuer is None:
-            continue
-        spoken_for.add(issuer.subject)
-        findings += _bad_list(crl, issuer, code, at)
-        for certificate in chain.certificates[:-1]:
-            if certificate.issuer != issuer.subject:
-                continue
-            revoked = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-            if revoked is not None and revoked.revocation_date_utc <= at:
-                since = revoked.revocation_date_utc.isoformat()
-                findings.append(
-                    Finding(
-                        f"{code}.revoked", f"certificate {common_name(certificate)}", "not revoked", since
-                    )
-                )
-    for certificate in chain.certificates[:-1]:
-        if certificate.issuer not in spoken_for:
-            where = f"certificate {common_name(certificate)}"
-            notes.append(
-                Finding(f"{code}.crl.missing", where, "a revocation list of its issuer", "none was given")
-            )
-    return tuple(findings), tuple(notes)
+    found = standing(chain, lists, code)
+    return found.revocations(at), found.notes
 
 
-def _bad_list(
-    crl: x509.CertificateRevocationList, issuer: x509.Certificate, code: str, at: datetime
-) -> Iterator[Finding]:
+def _bad_list(crl: x509.CertificateRevocationList, issuer: x509.Certificate, code: str) -> Iterator[Finding]:
     where = f"revocation list of {common_name(issuer)}"
     try:
         holds = crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, UnsupportedAlgorithm):
         holds = False
     if not holds and not _pss_holds(crl, issuer):
         yield Finding(f"{code}.crl.signature", where, "a signature by its issuer", "another")
-    until = crl.next_update_utc
-    if at < crl.last_update_utc or until is None or at > until:
-        window = f"{crl.last_update_utc.isoformat()} to {until.isoformat() if until else 'no end'}"
-        yield Finding(f"{code}.crl.expired", where, f"current at {at.isoformat()}", window)
+    for extension in crl.extensions:
+        if extension.critical:  # a delta, or a list of some certificates alone (RFC 5280, 5.2)
+            got = extension.oid.dotted_string
+            yield Finding(f"{code}.crl.extension", where, "a whole list, without critical extensions", got)
 
 
 def _pss_holds(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:

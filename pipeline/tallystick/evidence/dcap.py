@@ -59,6 +59,12 @@ class Collateral:
     pck_chain: bytes | None
 
 
+def forget() -> None:
+    """Forget every chain and collateral that was verified before."""
+    for memo in (_parsed, _pck_chain, _verified):
+        memo.cache_clear()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """What the collateral says of a platform."""

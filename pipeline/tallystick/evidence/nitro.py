@@ -17,7 +17,7 @@ from typing import Any
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.evidence import roots
-from tallystick.evidence.chain import Chain, build_chain, check_revocation, load_certificate, load_crl, quiet
+from tallystick.evidence.chain import Standing, build_chain, load_certificate, load_crl, quiet, standing
 from tallystick.evidence.claims import Claims
 from tallystick.evidence.cose_signature import holds
 from tallystick.formats import dstack
@@ -49,16 +49,13 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
     """
     message = parse_sign1(_unwrapped(data), _WHAT)
     document = _document(message)
-    chain = _chain(document["certificate"], tuple(document["cabundle"]))
+    stands = _standing(document["certificate"], tuple(document["cabundle"]), tuple(endorsements))
     findings: list[Finding] = []
     if message.algorithm != _ES384:
         findings.append(Finding("nitro.algorithm", "COSE algorithm", "ES384", str(message.algorithm)))
-    findings += chain.expiry("nitro.certificate", at)
-    lists = [crl for crl in map(load_crl, endorsements) if crl is not None]
-    revoked, notes = check_revocation(chain, lists, "nitro.certificate", at)
-    findings += revoked
+    findings += stands.findings(at)
     made = datetime.fromtimestamp(document["timestamp"] / 1000, UTC)
-    leaf = chain.certificates[0]
+    leaf = stands.chain.certificates[0]
     if not leaf.not_valid_before_utc <= made <= leaf.not_valid_after_utc:
         window = f"{leaf.not_valid_before_utc.isoformat()} to {leaf.not_valid_after_utc.isoformat()}"
         findings.append(Finding("nitro.timestamp", "timestamp", f"inside {window}", made.isoformat()))
@@ -76,9 +73,9 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
         values=_claims(document),
         roots=("aws-nitro",),
         report_data=document.get("nonce") or b"",
-        valid_from=chain.not_before,
-        valid_until=chain.not_after,
-        notes=notes,
+        valid_from=stands.valid_from,
+        valid_until=stands.valid_until,
+        notes=stands.notes,
     )
 
 
@@ -141,8 +138,8 @@ def _document(message: Sign1) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _chain(leaf: bytes, bundle: tuple[bytes, ...]) -> Chain:
-    """Return the verified chain; cached by its bytes, since it says itself when it is valid."""
+def _standing(leaf: bytes, bundle: tuple[bytes, ...], endorsements: tuple[bytes, ...]) -> Standing:
+    """Return the verified chain; cached by all its bytes, since it says itself when it is valid."""
     with quiet():
         certificate = load_certificate(leaf, _WHAT)
         others = [load_certificate(der, _WHAT) for der in bundle]
@@ -154,7 +151,8 @@ def _chain(leaf: bytes, bundle: tuple[bytes, ...]) -> Chain:
                 Finding("nitro.certificate.chain", "cabundle", f"a chain to {_ROOT}", "none that holds")
             ],
         )
-    return chain
+    lists = [crl for crl in map(load_crl, endorsements) if crl is not None]
+    return standing(chain, lists, "nitro.certificate")
 
 
 def _claims(document: dict[str, Any]) -> dict[str, Any]:

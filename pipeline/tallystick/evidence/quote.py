@@ -40,7 +40,7 @@ def verify(
         Malformed, Unsupported: bytes that are no quote of this kind.
         NotGenuine: what does not hold, each named. TCB status, advisories and debug are claims, not findings.
     """
-    quote = dcap_quote.parse(_binary(data))
+    quote = dcap_quote.parse(binary(data))
     if quote.is_tdx != (kind == TDX_KIND):
         raise Malformed("quote", at="TEE type", want=kind, got=TDX_KIND if quote.is_tdx else SGX_KIND)
     collaterals = [one for one in endorsements if dcap.is_collateral(one)]
@@ -61,7 +61,7 @@ def verify(
     )
 
 
-def _binary(data: bytes) -> bytes:
+def binary(data: bytes) -> bytes:
     """Return the quote itself when ``data`` is its hex."""
     digits = data.removeprefix(b"0x")
     if digits[:2] in (b"03", b"04", b"05") and not digits.strip(_HEX_DIGITS):

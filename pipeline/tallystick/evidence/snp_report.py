@@ -18,29 +18,33 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine, TallystickError
 from tallystick.core.findings import Finding
 from tallystick.evidence import roots
 from tallystick.evidence.chain import (
-    Chain,
+    Standing,
     build_chain,
-    check_revocation,
     common_name,
     load_certificates,
     load_crl,
     quiet,
+    standing,
 )
 from tallystick.evidence.claims import Claims
 from tallystick.formats import dstack, snp_report
 from tallystick.formats.snp_report import REPORT_BYTES, Report, Tcb
 
 KIND = "snp-report"
+_ENDORSEMENT = "SNP endorsement"
+_THIM_FIELDS = ("vcekCert", "certificateChain")
 _ROOTS = ("ARK-Milan", "ARK-Genoa", "ARK-Turin")
 _INTERMEDIATES = tuple(
     f"SEV-{key}{product}" for product in ("Milan", "Genoa", "Turin") for key in ("", "VLEK-")
 )
 _AMD = "1.3.6.1.4.1.3704.1."
 _TCB_EXTENSIONS = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
+_ECDSA = ec.ECDSA(hashes.SHA384())
 _PLATFORM_BITS = {  # PLATFORM_INFO, Table 24
     "platform_smt_enabled": 0,
     "platform_tsme_enabled": 1,
@@ -65,9 +69,9 @@ _POLICY_BITS = {  # GUEST_POLICY, Table 10
 
 @dataclass(frozen=True, slots=True)
 class _Endorsed:
-    """A VCEK or VLEK whose chain holds, with what its extensions say. Valid only inside the chain's window."""
+    """A VCEK or VLEK whose chain holds, with what its extensions say. It says itself when it is valid."""
 
-    chain: Chain
+    standing: Standing
     key: ec.EllipticCurvePublicKey
     signing_key: str
     product: str
@@ -91,12 +95,9 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
     """
     data = dstack.unwrapped(data)
     report = snp_report.parse(data[:REPORT_BYTES])
-    files = [*endorsements, *([data[REPORT_BYTES:]] if len(data) > REPORT_BYTES else [])]
-    certificates, lists = _sort(files)
-    endorsed = _endorsed(report.signing_key, certificates)
-    findings = [*endorsed.chain.expiry("snp.certificate", at), *_mismatches(report, endorsed)]
-    revoked, notes = check_revocation(endorsed.chain, lists, "snp.certificate", at)
-    findings += revoked
+    files = (*endorsements, *([data[REPORT_BYTES:]] if len(data) > REPORT_BYTES else []))
+    endorsed = _endorsed(report.signing_key, files, report.chip_id, report.reported_tcb)
+    findings = [*endorsed.standing.findings(at), *_mismatches(report, endorsed)]
     if nonce is not None and nonce != report.report_data:
         findings.append(
             Finding("snp.report-data.mismatch", "REPORT_DATA", nonce.hex(), report.report_data.hex())
@@ -114,54 +115,78 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
         values=_claims(report, endorsed),
         roots=("amd",),
         report_data=report.report_data,
-        valid_from=endorsed.chain.not_before,
-        valid_until=endorsed.chain.not_after,
-        notes=notes,
+        valid_from=endorsed.standing.valid_from,
+        valid_until=endorsed.standing.valid_until,
+        notes=endorsed.standing.notes,
     )
 
 
-def _sort(files: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[x509.CertificateRevocationList, ...]]:
-    """Return (certificates as DER, revocation lists) out of files of any of the accepted forms."""
-    certificates: list[bytes] = []
+def _sort(files: Sequence[bytes]) -> tuple[list[x509.Certificate], list[x509.CertificateRevocationList]]:
+    """Return (certificates, revocation lists) out of files of any of the accepted forms."""
+    certificates: list[x509.Certificate] = []
     lists: list[x509.CertificateRevocationList] = []
     for data in files:
         crl = load_crl(data)
         if crl is not None:
             lists.append(crl)
             continue
-        certificates += _certificates(data)
-    return tuple(certificates), tuple(lists)
+        found, table_lists = _certificates(data)
+        certificates += found
+        lists += table_lists
+    return certificates, lists
 
 
-def _certificates(data: bytes) -> list[bytes]:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
+def _certificates(
+    data: bytes,
+) -> tuple[tuple[x509.Certificate, ...], list[x509.CertificateRevocationList]]:
+    """Return the certificates in PEM, DER, Azure's THIM document or a GHCB table, which may also hold lists."""
+    if data.lstrip()[:1] == b"{":
+        return load_certificates(_thim(data), _ENDORSEMENT), []
     try:
-        return [c.public_bytes(Encoding.DER) for c in load_certificates(data, "SNP endorsement")]
+        return load_certificates(data, _ENDORSEMENT), []
     except Malformed:
+        if b"-----BEGIN" in data:
+            raise
         table = snp_report.certificate_table(data)
-        return [
-            der
-            for name in ("vcek", "vlek", "ask", "ark")
-            if name in table
-            for der in _certificates(table[name])
-        ]
+        names = [name for name in ("vcek", "vlek", "ask", "ark") if name in table]
+        found = tuple(c for name in names for c in load_certificates(table[name], _ENDORSEMENT))
+        crl = load_crl(table["crl"]) if "crl" in table else None
+        return found, [crl] if crl is not None else []
+
+
+def _thim(data: bytes) -> bytes:
+    """Return the certificates of Azure's host information document, as PEM.
+
+    Source: Microsoft, "Trusted Hardware Identity Management", the answer of ``/metadata/THIM/amd/certification``.
+    """
+    document = jsondoc.loads(data, _ENDORSEMENT)
+    parts = [document.get(name) for name in _THIM_FIELDS] if isinstance(document, dict) else [None]
+    if not all(isinstance(part, str) for part in parts):
+        raise Malformed(
+            _ENDORSEMENT, at="JSON", want="THIM's " + " and ".join(_THIM_FIELDS), got="other fields"
+        )
+    return "\n".join(map(str, parts)).encode()
 
 
 @lru_cache(maxsize=256)
-def _endorsed(signing_key: str, certificates: tuple[bytes, ...]) -> _Endorsed:
-    """Return the verified endorsement; cached by the certificates' bytes, since it says when it is valid itself."""
+def _endorsed(signing_key: str, files: tuple[bytes, ...], chip_id: bytes, tcb: bytes) -> _Endorsed:
+    """Return the verified endorsement of the key that signed, as it stands with its issuers' lists.
+
+    Cached by the files' bytes, since it says itself when it is valid. Of several certificates the one for this chip
+    and TCB is taken.
+    """
+    wanted = f"SEV-{signing_key.upper()}"
     with quiet():
-        given = [x509.load_der_x509_certificate(der) for der in certificates]
-        wanted = f"SEV-{signing_key.upper()}"
-        leaf = next((c for c in given if common_name(c) == wanted), None)
-        if leaf is None:
+        given, lists = _sort(files)
+        leaves = [c for c in given if common_name(c) == wanted]
+        if not leaves:
             raise NotGenuine(
                 f"the report is signed by a {signing_key.upper()}, and none was given",
                 findings=[
                     Finding("snp.endorsement.missing", "endorsements", f"a {wanted} certificate", "none")
                 ],
             )
+        leaf = max(leaves, key=lambda c: _fit(c, chip_id, tcb))
         others = [*given, *(roots.certificate(name) for name in _INTERMEDIATES)]
         chain = build_chain(leaf, others, [roots.certificate(name) for name in _ROOTS])
         if chain is None:
@@ -171,15 +196,30 @@ def _endorsed(signing_key: str, certificates: tuple[bytes, ...]) -> _Endorsed:
                     Finding("snp.certificate.chain", wanted, "a chain to an embedded ARK", "none that holds")
                 ],
             )
-        return _read(signing_key, leaf, chain)
+        return _read(signing_key, leaf, standing(chain, lists, "snp.certificate"))
 
 
-def _read(signing_key: str, leaf: x509.Certificate, chain: Chain) -> _Endorsed:
+def _fit(leaf: x509.Certificate, chip_id: bytes, tcb: bytes) -> int:
+    """Return how well a certificate fits a report: its chip, then its TCB. What does not fit is refused later."""
+    said = _extensions(leaf)
+    chip = _octets(said.get(_AMD + "4", b""))
+    levels = {name: _integer(said.get(_AMD + oid)) for name, oid in _TCB_EXTENSIONS.items()}
+    product = _text(said.get(_AMD + "2", b"")).split("-")[0]
+    have = snp_report.tcb(tcb, product)
+    same = [name for name, value in levels.items() if getattr(have, name) == value]
+    return (100 if chip and chip_id.startswith(chip) else 0) + len(same)
+
+
+def _extensions(certificate: x509.Certificate) -> dict[str, bytes]:
+    return {e.oid.dotted_string: getattr(e.value, "value", b"") for e in certificate.extensions}
+
+
+def _read(signing_key: str, leaf: x509.Certificate, stands: Standing) -> _Endorsed:
     key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise _not_amd("public key", "P-384", type(key).__name__)
-    extensions = {e.oid.dotted_string: getattr(e.value, "value", b"") for e in leaf.extensions}
-    product = common_name(chain.certificates[-1]).removeprefix("ARK-")
+    extensions = _extensions(leaf)
+    product = common_name(stands.chain.certificates[-1]).removeprefix("ARK-")
     said = _text(extensions.get(_AMD + "2", b""))
     if said.split("-")[0] != product:
         raise _not_amd("productName", product, said)
@@ -191,7 +231,7 @@ def _read(signing_key: str, leaf: x509.Certificate, chain: Chain) -> _Endorsed:
     chip = extensions.get(_AMD + "4")
     provider = extensions.get(_AMD + "5")
     return _Endorsed(
-        chain=chain,
+        standing=stands,
         key=key,
         signing_key=signing_key,
         product=product,
@@ -232,7 +272,7 @@ def _octets(value: bytes) -> bytes:
 
 def _signed_by(report: Report, key: ec.EllipticCurvePublicKey) -> bool:
     try:
-        key.verify(encode_dss_signature(*report.signature), report.signed, ec.ECDSA(hashes.SHA384()))
+        key.verify(encode_dss_signature(*report.signature), report.signed, _ECDSA)
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -243,7 +283,7 @@ def _mismatches(report: Report, endorsed: _Endorsed) -> list[Finding]:
     findings: list[Finding] = []
     if report.product is not None and report.product != endorsed.product:
         findings.append(Finding("snp.product.mismatch", "CPUID", endorsed.product, report.product))
-    reported = report.tcb(report.reported_tcb, endorsed.product)
+    reported = snp_report.tcb(report.reported_tcb, endorsed.product)
     for name, want in endorsed.tcb:
         got = getattr(reported, name)
         if got != want and not (name == "fmc" and got is None):
@@ -289,9 +329,11 @@ def _claims(report: Report, endorsed: _Endorsed) -> dict[str, Any]:
     values |= {name: bool(report.platform_info >> bit & 1) for name, bit in _PLATFORM_BITS.items()}
     values["debug"] = values["policy_debug_allowed"]
     for name in ("reported", "current", "committed", "launch"):
-        values |= _tcb_claims(name, report.tcb(getattr(report, f"{name}_tcb"), endorsed.product))
+        values |= _tcb_claims(name, snp_report.tcb(getattr(report, f"{name}_tcb"), endorsed.product))
     if report.cpuid is not None:
         values |= dict(zip(("cpuid_family", "cpuid_model", "cpuid_stepping"), report.cpuid, strict=True))
+    if report.mitigations is not None:
+        values |= dict(zip(("launch_mit_vector", "current_mit_vector"), report.mitigations, strict=True))
     if endorsed.provider is not None:
         values["csp_id"] = endorsed.provider
     return values

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import tpm_chain, tpm_forms, tpm_keys
+from tallystick.evidence import tpm_chain, tpm_checks, tpm_forms, tpm_keys
 from tallystick.evidence.chain import Chain, load_certificate, load_certificates
 from tallystick.evidence.claims import Claims
 from tallystick.evidence.endorsements import Endorsements, TrustedKey
@@ -34,12 +32,6 @@ from tallystick.formats import eventlog, tpm
 from tallystick.signing.records import Endorser
 
 KIND = "tpm-quote"
-INIT_DATA_PCR = 8
-# A boot's log covers these. 10 is IMA's, with a log of its own; 16 and 23 are for debuggers and applications,
-# 17 to 22 for late launch.
-LOGGED_PCRS = (*range(10), *range(11, 16))
-_BANK = "sha256"
-_ZERO = bytes(32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +89,11 @@ def verify_under(
         *key.findings,
         *(tpm_keys.scheme_findings(key.area, signature) if key.area else ()),
         *tpm_keys.signature_findings(key.key, signature, given.message),
-        *_selection_findings(quote, given.pcrs),
-        *_digest_findings(quote, signature, pcrs),
-        *_nonce_findings(quote, nonce),
-        *(_log_findings(log, pcrs) if log else ()),
-        *_init_data_findings(pcrs, init_data),
+        *tpm_checks.selection_findings(quote, given.pcrs),
+        *tpm_checks.digest_findings(quote, signature, pcrs),
+        *tpm_checks.nonce_findings(quote, nonce),
+        *(tpm_checks.log_findings(log, pcrs) if log else ()),
+        *tpm_checks.init_data_findings(pcrs, init_data),
     )
     if findings:
         raise NotGenuine(f"{KIND}: {findings[0].message}", findings=findings)
@@ -255,62 +247,6 @@ def _chain(
     return tpm_chain.find(leaf, endorsements.endorsers, links, at=at)
 
 
-def _selection_findings(quote: tpm.Quote, pcrs: tuple[tuple[int, bytes], ...]) -> Iterable[Finding]:
-    """Give where the quote is not about the registers that are claimed.
-
-    Trustee maps values to registers by their place alone; a quote over other registers would then pass.
-    """
-    want = f"{_BANK}: " + ",".join(str(register) for register, _ in pcrs)
-    got = "; ".join(f"{one.bank}: " + ",".join(map(str, one.registers)) for one in quote.selections)
-    if got != want:
-        yield Finding("tpm.pcr-selection.mismatch", "PCR selection of the quote", want, got)
-
-
-def _digest_findings(
-    quote: tpm.Quote, signature: tpm.Signature, pcrs: Mapping[int, bytes]
-) -> Iterable[Finding]:
-    """Give where the signed digest is not of the claimed values. Its hash is that of the signing scheme."""
-    data = b"".join(value for _, value in sorted(pcrs.items()))
-    want = hashlib.new(tpm.HASHES[signature.hash_algorithm], data, usedforsecurity=False).digest()
-    if not hmac.compare_digest(want, quote.pcr_digest):
-        yield Finding(
-            "tpm.pcr-digest.mismatch", "PCR digest of the quote", want.hex(), quote.pcr_digest.hex()
-        )
-
-
-def _nonce_findings(quote: tpm.Quote, nonce: bytes | None) -> Iterable[Finding]:
-    if nonce is not None and not hmac.compare_digest(nonce, quote.extra_data):
-        yield Finding("tpm.nonce.mismatch", "extraData of the quote", nonce.hex(), quote.extra_data.hex())
-
-
-def _log_findings(log: eventlog.EventLog, pcrs: Mapping[int, bytes]) -> Iterable[Finding]:
-    """Give every register that the log does not explain.
-
-    PCR 8 is the guest's for init-data when the boot's log leaves it alone.
-    """
-    replayed = eventlog.replay(log, _BANK)
-    for register in LOGGED_PCRS:
-        if register not in pcrs or (register == INIT_DATA_PCR and register not in replayed):
-            continue
-        want = replayed.get(register, _ZERO)
-        if want != pcrs[register]:
-            yield Finding(
-                f"tpm.eventlog.pcr{register:02}",
-                f"PCR {register}",
-                f"{want.hex()}, as the event log replays",
-                pcrs[register].hex(),
-            )
-
-
-def _init_data_findings(pcrs: Mapping[int, bytes], init_data: bytes | None) -> Iterable[Finding]:
-    """Give where PCR 8 is not ``SHA-256(0^32 || init_data)``: Trustee's rule, one extend from zero."""
-    if init_data is None:
-        return
-    want, got = hashlib.sha256(_ZERO + init_data).digest(), pcrs.get(INIT_DATA_PCR)
-    if want != got:
-        yield Finding("tpm.init-data.mismatch", "PCR 8", want.hex(), got.hex() if got else "not quoted")
-
-
 def _notes(
     log: eventlog.EventLog | None, pcrs: Mapping[int, bytes], nonce: bytes | None, init_data: bytes | None
 ) -> Iterable[Finding]:
@@ -321,9 +257,9 @@ def _notes(
         yield Finding(
             "tpm.nonce.not-given", "extraData of the quote", "compared with a nonce", "not compared"
         )
-    held = pcrs.get(INIT_DATA_PCR, _ZERO)
-    explained = log is not None and INIT_DATA_PCR in eventlog.replay(log, _BANK)
-    if held != _ZERO and init_data is None and not explained:
+    held = pcrs.get(tpm_checks.INIT_DATA_PCR, tpm_checks.ZERO)
+    explained = log is not None and tpm_checks.INIT_DATA_PCR in eventlog.replay(log, tpm_checks.BANK)
+    if held != tpm_checks.ZERO and init_data is None and not explained:
         yield Finding("tpm.init-data.not-given", "PCR 8", "compared with init-data", held.hex())
 
 
@@ -338,8 +274,8 @@ def _claims(quote: tpm.Quote, pcrs: Mapping[int, bytes], key: tpm_keys.Attestati
         "clock": quote.clock,
         "safe": quote.safe,
     }
-    if INIT_DATA_PCR in pcrs:
-        values["init_data"] = pcrs[INIT_DATA_PCR].hex()
+    if tpm_checks.INIT_DATA_PCR in pcrs:
+        values["init_data"] = pcrs[tpm_checks.INIT_DATA_PCR].hex()
     return values
 
 

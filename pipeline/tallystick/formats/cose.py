@@ -18,6 +18,9 @@ SIGN1_TAG = 18
 ECDSA = {-7: ("sha256", 32), -35: ("sha384", 48), -36: ("sha512", 66)}
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 16
+_LEAST = {1: 24, 2: 1 << 8, 4: 1 << 16, 8: 1 << 32}  # bytes of an argument -> the least that needs as many
+# COSE_Sign1, CCA token, its successor. cbor2 gives other tags meanings of its own: cycles, patterns, dates.
+_TAGS = (SIGN1_TAG, 399, 907)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,12 @@ class Lengths(Enum):
 def loads(data: bytes, what: str, lengths: Lengths = Lengths.DEFINITE) -> Any:
     """Return the value of CBOR that has one reading alone.
 
-    Refused, beside what is not CBOR: trailing bytes, numbers longer than they need to be, a map key twice, strings in
-    pieces, nesting past 16 levels and, unless asked for, open-ended maps and arrays.
+    Refused, beside what is not CBOR: trailing bytes, tags that no evidence has, numbers longer than they need to be, a
+    map key twice, strings in pieces, nesting past 16 levels and, unless asked for, open-ended maps and arrays.
 
     Raises:
         Malformed: any of these, with its offset.
+        Unsupported: an unknown tag.
     """
     if len(data) > _MAX_BYTES:
         raise Malformed(what, at="size", want=f"at most {_MAX_BYTES} bytes", got=f"{len(data)}")
@@ -69,23 +73,39 @@ class _Walk:
 
     def __init__(self, data: bytes, what: str, lengths: Lengths) -> None:
         self._data, self._what, self._open_allowed = data, what, lengths is Lengths.ANY
+        self._size = len(data)
 
     def item(self, at: int, depth: int) -> int:
         """Check the item at ``at``; return the offset after it."""
         if depth > _MAX_DEPTH:
             raise self._bad(at, f"at most {_MAX_DEPTH} levels", "more")
-        major, number, end, is_open = self._head(at)
-        if is_open and (not self._open_allowed or major not in (4, 5)):
-            raise self._bad(at, "a definite length", "an open one")
-        if major in (2, 3):
-            if end + number > len(self._data):
-                raise self._bad(at, f"{number} bytes", f"{len(self._data) - end} left")
+        if at >= self._size:
+            raise self._bad(at, "an item", "the end")
+        major, number, end = self._data[at] >> 5, self._data[at] & 31, at + 1
+        if number == 24 and end < self._size and self._data[end] >= 24:  # the most common form
+            number, end = self._data[end], at + 2
+        elif number == 31:
+            return self._open(at, major, depth)
+        elif number >= 24:
+            number, end = self._argument(at, major, number)
+        if major < 2 or major == 7:
+            return end
+        if major < 4:
+            if end + number > self._size:
+                raise self._bad(at, f"{number} bytes", f"{self._size - end} left")
             return end + number
         if major == 6:
+            if number not in _TAGS:
+                want = "one of " + ", ".join(map(str, _TAGS))
+                raise Unsupported(self._what, at="CBOR tag", want=want, got=str(number))
             return self.item(end, depth + 1)
-        if major in (4, 5):
-            return self._items(end, depth + 1, None if is_open else number, is_map=major == 5)
-        return end
+        return self._items(end, depth + 1, number, is_map=major == 5)
+
+    def _open(self, at: int, major: int, depth: int) -> int:
+        """Check the array or map without a length at ``at``, where these are allowed."""
+        if not self._open_allowed or major not in (4, 5):
+            raise self._bad(at, "a definite length", "an open one")
+        return self._items(at + 1, depth + 1, None, is_map=major == 5)
 
     def _items(self, at: int, depth: int, count: int | None, *, is_map: bool) -> int:
         keys: set[bytes] = set()
@@ -95,6 +115,8 @@ class _Walk:
                 return at + 1
             end = self.item(at, depth)
             if is_map:
+                if self._data[at] >= 0xE0:  # True is 1 and 1.0 is 1 where the map is made
+                    raise self._bad(at, "a key that is a number or a string", "another")
                 key = self._data[at:end]
                 if key in keys:
                     raise self._bad(at, "each key once", "a duplicate key")
@@ -103,24 +125,16 @@ class _Walk:
             at, done = end, done + 1
         return at
 
-    def _head(self, at: int) -> tuple[int, int, int, bool]:
-        """Return (major type, argument, offset after the head, whether the length is open)."""
-        if at >= len(self._data):
-            raise self._bad(at, "an item", "the end")
-        major, short = self._data[at] >> 5, self._data[at] & 31
-        if short < 24:
-            return major, short, at + 1, False
-        if short == 31:
-            return major, 0, at + 1, True
-        size = {24: 1, 25: 2, 26: 4, 27: 8}.get(short, 0)
+    def _argument(self, at: int, major: int, short: int) -> tuple[int, int]:
+        """Return (argument, offset after the head) of a head longer than a byte."""
+        size = 1 << (short - 24)
         raw = self._data[at + 1 : at + 1 + size]
-        if size == 0 or len(raw) < size:
+        if size > 8 or len(raw) < size:
             raise self._bad(at, "a head that RFC 8949 defines", hex(self._data[at]))
         number = int.from_bytes(raw, "big")
-        least = {1: 24, 2: 1 << 8, 4: 1 << 16, 8: 1 << 32}[size]
-        if major != 7 and number < least:
+        if major != 7 and number < _LEAST[size]:
             raise self._bad(at, "the shortest form of a number", f"{number} in {size} bytes")
-        return major, number, at + 1 + size, False
+        return number, at + 1 + size
 
     def _bad(self, at: int, want: str, got: str) -> Malformed:
         return Malformed(self._what, at=f"CBOR at offset {at}", want=want, got=got)

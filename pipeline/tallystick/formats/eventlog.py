@@ -129,6 +129,11 @@ def parse(data: bytes) -> EventLog:
     return _log(tuple(bank for bank, _ in sizes.values()), events)
 
 
+def is_log(data: bytes) -> bool:
+    """Return whether ``data`` begins as a crypto-agile log does: with its Spec ID event."""
+    return data[32:48] == _SPEC_ID
+
+
 def replay(log: EventLog, bank: str) -> Mapping[int, bytes]:
     """Return the registers of ``bank`` that the log extends, by number.
 

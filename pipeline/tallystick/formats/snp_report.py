@@ -70,6 +70,7 @@ class Report:
     launch_tcb: bytes
     current_version: tuple[int, int, int]  # major, minor, build of the firmware
     committed_version: tuple[int, int, int]
+    mitigations: tuple[int, int] | None  # LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR; from version 5
     signed: bytes
     signature: tuple[int, int]  # r and s
 
@@ -91,11 +92,12 @@ class Report:
             _WHAT, at="CPUID at offset 0x188", want="Milan, Genoa or Turin", got=f"{family:#x}/{model:#x}"
         )
 
-    def tcb(self, value: bytes, product: str) -> Tcb:
-        """Return ``value`` taken apart: Turin moved every field."""
-        if product == "Turin":
-            return Tcb(fmc=value[0], bootloader=value[1], tee=value[2], snp=value[3], microcode=value[7])
-        return Tcb(fmc=None, bootloader=value[0], tee=value[1], snp=value[6], microcode=value[7])
+
+def tcb(value: bytes, product: str) -> Tcb:
+    """Return a TCB_VERSION taken apart: Turin moved every field."""
+    if product == "Turin":
+        return Tcb(fmc=value[0], bootloader=value[1], tee=value[2], snp=value[3], microcode=value[7])
+    return Tcb(fmc=None, bootloader=value[0], tee=value[1], snp=value[6], microcode=value[7])
 
 
 def parse(data: bytes) -> Report:
@@ -134,8 +136,9 @@ def parse(data: bytes) -> Report:
     chip_id, committed_tcb = cursor.take("CHIP_ID", 64), cursor.take("COMMITTED_TCB", 8)
     current_version, committed_version = _version(cursor, "CURRENT"), _version(cursor, "COMMITTED")
     launch_tcb = cursor.take("LAUNCH_TCB", 8)
+    mitigations: tuple[int, int] | None = None
     if version == 5:
-        cursor.take("LAUNCH_MIT_VECTOR, CURRENT_MIT_VECTOR", 16)
+        mitigations = cursor.little("LAUNCH_MIT_VECTOR", 8), cursor.little("CURRENT_MIT_VECTOR", 8)
         cursor.reserved("reserved", 152)
     else:
         cursor.reserved("reserved", 168)
@@ -166,6 +169,7 @@ def parse(data: bytes) -> Report:
         launch_tcb=launch_tcb,
         current_version=current_version,
         committed_version=committed_version,
+        mitigations=mitigations,
         signed=data[:SIGNED_BYTES],
         signature=(r, s),
     )
