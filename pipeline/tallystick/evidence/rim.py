@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
-from tallystick.core.errors import Malformed
+from tallystick.core.errors import Malformed, TallystickError
 from tallystick.evidence import roots, xml_signature
 from tallystick.evidence.chain import Chain
 from tallystick.formats import canonical_base64, safexml
@@ -69,6 +69,15 @@ def verify(data: bytes) -> VerifiedRim:
     root = safexml.parse(document, "RIM")
     signed = xml_signature.verify(root, [roots.certificate(_ROOT)], "RIM", CODE)
     return VerifiedRim(rim=rim_format.read(signed.root), chain=signed.chain, digest=Digest.of(document))
+
+
+def signers(data: bytes) -> Chain | None:
+    """Return the chain in ``data``, for its dates alone, when nothing else of the manifest need hold; else None."""
+    try:
+        root = safexml.parse(_unwrapped(data), "RIM")
+        return xml_signature.signers(root, [roots.certificate(_ROOT)], "RIM", CODE)
+    except TallystickError:
+        return None
 
 
 def _unwrapped(data: bytes) -> bytes:

@@ -60,16 +60,25 @@ def verify(root: _Element, roots: Sequence[x509.Certificate], what: str, code: s
         Unsupported: other algorithms.
         NotGenuine: the chain or the signature does not hold. Dates are not judged here.
     """
-    signature = _signature(root, what)
-    certificates = _certificates(signature, what)
+    chain = signers(root, roots, what, code)
+    _check_signer(chain.certificates[0], code, what)
+    return Signed(root=_signed_part(root, chain.certificates[0], code, what), chain=chain)
+
+
+def signers(root: _Element, roots: Sequence[x509.Certificate], what: str, code: str) -> Chain:
+    """Return the chain of whoever is named as the signer. That they signed is not asked here.
+
+    Raises:
+        Malformed, Unsupported, NotGenuine: as :func:`verify`.
+    """
+    certificates = _certificates(_signature(root, what), what)
     with quiet():
         chain = build_chain(certificates[0], certificates[1:], roots)
     if chain is None:
         raise _refused(f"{code}.chain", "KeyInfo", "a chain to an embedded root", "none that holds", what)
     if len(chain.certificates) != len({*certificates, chain.certificates[-1]}):
         raise Malformed(what, at="X509Data", want="the signer's chain", got="further certificates")
-    _check_signer(certificates[0], code, what)
-    return Signed(root=_signed_part(root, certificates[0], code, what), chain=chain)
+    return chain
 
 
 def _signature(root: _Element, what: str) -> _Element:
