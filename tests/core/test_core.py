@@ -178,3 +178,9 @@ def test_missing_large_and_folder_inputs_are_named(tmp_path):
         read_file(tmp_path / "big", "recipe", max_bytes=9)
     with pytest.raises(Misuse, match="there is no file"):
         file_digest(Path(tmp_path / "none"))
+
+
+def test_a_device_without_an_end_is_not_read_to_it():
+    with pytest.raises(Malformed, match="at most 1000 bytes, got more"):
+        read_file(Path("/dev/zero"), "x", max_bytes=1000)
+    assert read_file(Path("/dev/null"), "x") == b""

@@ -27,7 +27,13 @@ def read_file(path: Path, what: str, *, max_bytes: int = 1 << 30) -> bytes:
             raise Misuse(f"{what}: {path} is a folder, not a file", code="file.is-folder")
         if size > max_bytes:
             raise Malformed(what, at=str(path), want=f"at most {max_bytes} bytes", got=f"{size}")
-        return path.read_bytes()
+        if path.is_file():
+            return path.read_bytes()
+        with path.open("rb") as stream:  # a pipe or a device says nothing of its size
+            data = stream.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise Malformed(what, at=str(path), want=f"at most {max_bytes} bytes", got="more")
+        return data
     except FileNotFoundError:
         raise Misuse(f"{what}: there is no file {path}", code="file.missing") from None
     except OSError as error:
