@@ -1,0 +1,1 @@
+"""The target ``aws-kms``: key policies of AWS KMS for Nitro Enclaves and NitroTPM."""
