@@ -1,0 +1,1 @@
+"""The target ``contrast``: manifests of Edgeless Contrast."""

@@ -1,0 +1,16 @@
+"""The ``contrast`` target as the compiler sees it."""
+
+from __future__ import annotations
+
+from tallystick.compile.targets.common.backend import Composed
+from tallystick.compile.targets.contrast import choice, emit
+
+BACKEND = Composed(
+    name=emit.NAME,
+    kind=choice.Contrast,
+    schema=choice.SCHEMA,
+    read=choice.read,
+    lacks=emit.lacks,
+    emit=emit.emit,
+    prove_module="tallystick.compile.targets.contrast.prove",
+)

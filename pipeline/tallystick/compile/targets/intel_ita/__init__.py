@@ -1,0 +1,1 @@
+"""The target ``intel-ita``: appraisal policies for Intel Trust Authority."""
