@@ -136,7 +136,7 @@ def _nonce(text: str | None) -> bytes | None:
 
 
 def _document(claims: Claims) -> dict[str, Any]:
-    return {
+    document = {
         "kind": claims.kind,
         "genuine": True,
         "claims": _plain(claims.values),
@@ -145,11 +145,16 @@ def _document(claims: Claims) -> dict[str, Any]:
         "valid_until": claims.valid_until.isoformat() if claims.valid_until else None,
         "findings": [note.document() for note in claims.notes],
     }
+    if claims.devices:
+        document["devices"] = [_document(device) for device in claims.devices]
+    return document
 
 
 def _words(claims: Claims) -> list[str]:
     lines = [f"genuine {claims.kind}, on the word of {', '.join(claims.roots)}"]
     lines += [f"  {line}" for line in _lines(claims.values)]
+    for device in claims.devices:
+        lines += [f"  {line}" for line in _words(device)]
     return lines + [f"note: {note.message}  [{note.code}]" for note in claims.notes]
 
 

@@ -42,6 +42,7 @@ def verify(
     """Return what evidence of ``kind`` claims that is genuine at ``at``.
 
     Args:
+        data: the evidence; or a machine's with that of its devices, as one (see :mod:`composite`).
         endorsements: files that verification may rest on; each kind's module says what they may be.
         nonce: what the evidence must be bound to; None when the caller compares ``report_data``.
 
@@ -49,6 +50,18 @@ def verify(
         Malformed, Unsupported: bytes that are no such evidence, or a kind that can not be verified.
         NotGenuine: with a finding for every check that does not hold.
     """
+    _module(kind)  # an unknown kind is the first thing to say
+    if data[:64].lstrip().startswith(b"{") and b'"tee-evidence"' in data:
+        from tallystick.evidence import composite
+
+        return composite.verify(kind, data, endorsements, nonce=nonce, at=at)
+    return verify_one(kind, data, endorsements, nonce=nonce, at=at)
+
+
+def verify_one(
+    kind: str, data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, at: datetime
+) -> Claims:
+    """Return what :func:`verify` does, of evidence that is no composite."""
     module = _module(kind)
     if hasattr(module, "KINDS"):
         return cast(Claims, module.verify(kind, data, endorsements, nonce=nonce, at=at))

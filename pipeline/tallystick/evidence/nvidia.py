@@ -127,8 +127,20 @@ def _sort_revocation(
     responses.append(response)
 
 
+def is_ocsp(data: bytes) -> bool:
+    """Whether ``data`` is a successful OCSP response."""
+    from tallystick.evidence import ocsp as responders
+
+    return responders.load(data) is not None
+
+
+def is_revocation(data: bytes) -> bool:
+    """Whether ``data`` is a revocation list or an OCSP response."""
+    return load_crl(data) is not None or is_ocsp(data)
+
+
 def judge(
-    device_class: str,
+    device_class: str | None,
     devices: Sequence[Device],
     endorsed: Endorsed,
     *,
@@ -136,6 +148,9 @@ def judge(
     at: datetime,
 ) -> tuple[tuple[Judged, ...], tuple[Finding, ...]]:
     """Return (devices, notes) when every one of ``devices`` is genuine.
+
+    Args:
+        device_class: what all of them must be, "gpu" or "switch"; None takes both.
 
     Raises:
         Malformed, Unsupported: a report that can not be read.
@@ -145,7 +160,7 @@ def judge(
     notes: list[Finding] = []
     judged: list[Judged] = []
     for number, device in enumerate(devices):
-        where = f"{device_class} {number}"
+        where = f"{device_class or 'device'} {number}"
         report = spdm.parse(device.report)
         try:
             key = _key(device, report, endorsed)
@@ -175,7 +190,7 @@ def _key(device: Device, report: Report, endorsed: Endorsed) -> DeviceKey:
 
 
 def _judge_one(
-    device_class: str,
+    device_class: str | None,
     device: Device,
     report: Report,
     key: DeviceKey,
@@ -184,9 +199,11 @@ def _judge_one(
     at: datetime,
 ) -> tuple[tuple[list[Finding], list[Finding]], Judged]:
     """Return ((findings, notes), what the device's claims are made of)."""
-    if key.device_class != device_class:
+    if device_class not in (None, key.device_class):
         raise Malformed("NVIDIA evidence", at="device", want=f"a {device_class}", got=f"a {key.device_class}")
-    fields = (nvidia_opaque.gpu_fields if device_class == GPU else nvidia_opaque.switch_fields)(report.opaque)
+    fields = (nvidia_opaque.gpu_fields if key.device_class == GPU else nvidia_opaque.switch_fields)(
+        report.opaque
+    )
     findings = [*key.chain.expiry(_CERTIFICATE, at), *_bindings(device, report, key, fields, nonce)]
     # the leaf is issued by the device itself, so nobody publishes whether it is revoked
     wrong, notes, revocation = _revocation(key.chain, 1, endorsed, _CERTIFICATE, at)
@@ -360,6 +377,19 @@ def claims(kind: str, judged: Sequence[Judged], notes: tuple[Finding, ...]) -> C
         valid_until=min([*(chain.not_after for chain in chains), *untils]),
         notes=notes,
     )
+
+
+def each(judged: Sequence[Judged]) -> tuple[Claims, ...]:
+    """Return the claims of each genuine device by itself, under the kind of its class.
+
+    Raises:
+        NotGenuine: a device is there twice, and would be counted twice.
+    """
+    repeated = _repeated(judged)
+    if repeated:
+        raise NotGenuine("a device is listed more than once", findings=repeated)
+    kinds = {device_class: kind for kind, device_class in _CLASSES.items()}
+    return tuple(claims(kinds[device.key.device_class], [device], ()) for device in judged)
 
 
 def show(kind: str, data: bytes) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from tallystick.handshake.teekey import TeePublicKey
 DEFAULT_HASH = "sha384"
 # guest-components, attester/src/tpm/mod.rs, TPM_REPORT_DATA_SIZE
 TPM_EXTRA_DATA_BYTES = 32
+# guest-components, attester/src/nvidia/nvat.rs, NVIDIA_NONCE_SIZE: the SPDM nonce
+NVIDIA_NONCE_BYTES = 32
 
 
 def report_data(
@@ -37,6 +39,14 @@ def report_data(
 def device_report_data(nonce: str, tee_pubkey: TeePublicKey, *, algorithm: str) -> bytes:
     """Return the digest that evidence of an additional device must carry: without the field for additions."""
     return _hash(_device(nonce, tee_pubkey), algorithm)
+
+
+def device_nonce(digest: bytes) -> bytes:
+    """Return ``digest`` of :func:`device_report_data` as an NVIDIA device's nonce: its first 32 bytes.
+
+    Source: guest-components, attester/src/nvidia/nvat.rs; Trustee, deps/verifier/src/nvidia/mod.rs.
+    """
+    return digest[:NVIDIA_NONCE_BYTES].ljust(NVIDIA_NONCE_BYTES, b"\0")
 
 
 def tpm_extra_data(digest: bytes) -> bytes:
