@@ -28,14 +28,14 @@ def loads(data: bytes, what: str, *, max_bytes: int = MAX_BYTES) -> Any:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Malformed(what, at=f"byte {error.start}", want="UTF-8", got=error.reason) from None
-    _check_depth(text, what)
+    _check_depth(data, what)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in items:
-            if key in found:
-                raise Malformed(what, at=key, want="each key once", got="a duplicate key")
-            found[key] = value
+        found = dict(items)
+        if len(found) != len(items):
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise Malformed(what, at=twice, want="each key once", got="a duplicate key")
         return found
 
     def constant(name: str) -> NoReturn:
@@ -43,9 +43,8 @@ def loads(data: bytes, what: str, *, max_bytes: int = MAX_BYTES) -> Any:
 
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-        json.dumps(value, ensure_ascii=False).encode(
-            "utf-8"
-        )  # a lone surrogate can be escaped in, and not out
+        if "\\ud" in text or "\\uD" in text:  # a lone surrogate can be escaped in, and not out
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise Malformed(
             what, at=f"line {error.lineno} column {error.colno}", want="JSON", got=error.msg
@@ -62,16 +61,28 @@ def dumps(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKET = re.compile(r"[\[\]{}]")
+_STRING = re.compile(rb'"[^"]*"')
+_PAIR = re.compile(rb"\[\]|\{\}")
+_ALL_BUT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 
 
-def _check_depth(text: str, what: str) -> None:
-    """Refuse deep nesting before the parser, whose own limit depends on the interpreter's stack."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+def _check_depth(data: bytes, what: str) -> None:
+    """Refuse deep nesting before the parser, whose own limit depends on the interpreter's stack.
+
+    Each pass takes away the innermost brackets, so there are as many passes as levels; what is not JSON is left to
+    the parser.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
-    depth = 0
-    for match in _BRACKET.finditer(_STRING.sub("", text)):
-        depth += 1 if match[0] in "[{" else -1
-        if depth > MAX_DEPTH:
+    plain = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _ALL_BUT_STRUCTURE)
+    brackets = _STRING.sub(b"", plain)
+    for _ in range(MAX_DEPTH):
+        shorter = _PAIR.sub(b"", brackets)
+        if len(shorter) == len(brackets):
+            break
+        brackets = shorter
+    else:
+        if brackets:
             raise Malformed(what, at="nesting", want=f"at most {MAX_DEPTH} levels", got="more")
+    if brackets.count(b"[") + brackets.count(b"{") > MAX_DEPTH:
+        raise Malformed(what, at="nesting", want="brackets that close", got="others")
