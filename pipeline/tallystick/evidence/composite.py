@@ -32,7 +32,7 @@ from tallystick.evidence import kinds, nvidia, nvidia_forms
 from tallystick.evidence import rim as rims
 from tallystick.evidence.claims import Claims
 from tallystick.formats import canonical_base64
-from tallystick.handshake import binding, initdata, kbs
+from tallystick.handshake import binding, initdata, kbs, snpwire
 from tallystick.handshake.kbs import Attestation
 
 _WHAT = "composite evidence"
@@ -188,9 +188,8 @@ def _primary(tee: str, evidence: Any) -> tuple[bytes, list[bytes]]:
             )
         return bytes(token), []
     if tee == "snp":
-        raise Unsupported(
-            _WHAT, at="primary_evidence", want="the report in base64", got="the sev crate's fields one by one"
-        )
+        report, certificates = snpwire.parse(evidence)
+        return report, list(certificates)
     return kbs.encode(evidence), []
 
 
