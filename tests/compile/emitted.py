@@ -12,6 +12,7 @@ from policy.policyworld import NOW, WEIGHTS, form, registers, release
 from tallystick.compile.domain import Case
 from tallystick.compile.targets.base import Emitted
 from tallystick.compile.targets.trustee import emit
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.engines import Regorus
 from tallystick.compile.targets.trustee.simulate import (
     Denied,
@@ -22,7 +23,7 @@ from tallystick.compile.targets.trustee.simulate import (
     tcb_claims,
     token,
 )
-from tallystick.policy.model import Policy, TrusteeTarget
+from tallystick.policy.model import Policy
 from tallystick.policy.normal import NormalForm, Residual
 
 PINNED = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="

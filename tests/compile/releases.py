@@ -9,11 +9,11 @@ from types import MappingProxyType
 from policy.policyworld import END, NOW, digest, policy_text, registers
 
 from tallystick.build.records import Component, Contents, ContentsFile
+from tallystick.compile.policies import load
 from tallystick.formats import intoto, vsa
 from tallystick.formats.slsa import Resource
 from tallystick.formats.vsa import Summary
 from tallystick.measure.records import Measurement, WaivedRegister
-from tallystick.policy.load import load
 from tallystick.policy.model import Policy
 from tallystick.release.records import (
     Functionary,

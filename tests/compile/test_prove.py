@@ -19,8 +19,9 @@ from policy.policyworld import NOW, ZERO, digest, form, registers, release
 from tallystick.compile import domain
 from tallystick.compile.domain import Case, Oracle, cases
 from tallystick.compile.errors import Unproven
-from tallystick.compile.produce import backend, produce, prove, prove_files
+from tallystick.compile.produce import produce, prove, prove_files
 from tallystick.compile.targets import broker as broker_target
+from tallystick.compile.targets.registry import backend
 from tallystick.compile.targets.trustee import emit
 from tallystick.compile.targets.trustee import prove as trustee_prove
 from tallystick.compile.targets.trustee.engines import RegoCpp

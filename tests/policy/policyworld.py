@@ -78,6 +78,7 @@ def form(*releases: PermittedRelease, **changes: object) -> NormalForm:
             ),
         ),
         max_age_seconds=300,
+        reattest_seconds=300,
         waivers=(("pcr10", WAIVED),),
         residuals=(),
         not_after=END,

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy.policyworld import ROOT, policy_text
 
+from tallystick.compile.policies import load
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.core.expect import AtLeast, Exactly, OneOf
-from tallystick.policy.load import load
-from tallystick.policy.model import Channel, TrusteeTarget
+from tallystick.policy.model import Channel
 
 DEMO = policy_text()
 

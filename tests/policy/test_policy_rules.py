@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from policy.policyworld import NOW, ROOT, policy_text
 
+from tallystick.compile.policies import load
 from tallystick.core.errors import Exit, Refused
-from tallystick.policy.load import load
 from tallystick.policy.rules import broken, check
 
 PRODUCTION = {

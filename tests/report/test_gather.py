@@ -143,6 +143,7 @@ def form(release):
             ),
         ),
         max_age_seconds=300,
+        reattest_seconds=300,
         waivers=(("pcr10", waived),),
         residuals=(Residual(target="trustee", requirement="freshness", waived=waived),),
         not_after=reports.NOW - timedelta(days=1),

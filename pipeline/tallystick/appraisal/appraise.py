@@ -11,6 +11,7 @@ from tallystick.appraisal.records import Challenge, Decision
 from tallystick.core.digests import Digest
 from tallystick.core.findings import Finding
 from tallystick.evidence.claims import Claims
+from tallystick.policy.constraints import Constraint, unplaced
 from tallystick.policy.normal import NormalForm, PlatformRule, Tuple
 from tallystick.policy.platforms import family
 
@@ -30,7 +31,9 @@ def appraise(
     prepared = policy if isinstance(policy, Prepared) else prepared_once(policy)
     form = prepared.form
     common = (*_policy(form, key, now), *_fresh(claims, form, challenge, now))
-    accepted = next((c for c in matching(prepared, claims) if not tuple(_all(form, c, claims, now))), None)
+    accepted = next(
+        (c for c in matching(prepared, claims) if not tuple(_all(prepared, c, claims, now))), None
+    )
     if accepted is not None:
         return _decision(prepared, claims, key, now, common, release=accepted.release.digest, closest=None)
     digest, reasons = _unmatched(prepared, claims, now)
@@ -71,12 +74,8 @@ def _policy(form: NormalForm, key: str, now: datetime) -> Iterator[Finding]:
 
 
 def _fresh(claims: Claims, form: NormalForm, challenge: Challenge, now: datetime) -> Iterator[Finding]:
-    """Bound to our challenge, young enough, and signed by certificates that hold now."""
-    if not challenge.report_data or claims.report_data != challenge.report_data:
-        want = challenge.report_data.hex() or "a challenge"
-        yield Finding(
-            "evidence.report-data.mismatch", "report data", want, claims.report_data.hex() or "none"
-        )
+    """Bound to our challenge, young enough, and signed by certificates that hold now; so is every device."""
+    yield from _bound("", claims, challenge.report_data)
     age = (now - challenge.issued_at).total_seconds()
     if age < 0:
         got = _time(challenge.issued_at)
@@ -84,36 +83,86 @@ def _fresh(claims: Claims, form: NormalForm, challenge: Challenge, now: datetime
     elif age > form.max_age_seconds:
         want = f"at most {form.max_age_seconds} s since the challenge"
         yield Finding("evidence.stale", "age", want, f"{age:g} s")
+    yield from _window("", claims, now)
+    for number, device in enumerate(claims.devices):
+        yield from _bound(f"device {number} ({device.kind}): ", device, challenge.device_report_data)
+        yield from _window(f"device {number} ({device.kind}): ", device, now)
+
+
+def _bound(where: str, claims: Claims, wanted: bytes) -> Iterator[Finding]:
+    if not wanted or claims.report_data != wanted:
+        want, got = wanted.hex() or "a challenge", claims.report_data.hex() or "none"
+        yield Finding("evidence.report-data.mismatch", f"{where}report data", want, got)
+
+
+def _window(where: str, claims: Claims, now: datetime) -> Iterator[Finding]:
     if claims.valid_from is None or now < claims.valid_from:
         got = _time(claims.valid_from) if claims.valid_from else "no beginning"
-        yield Finding("evidence.not-yet-valid", "certificates", f"valid from {_time(now)} or before", got)
+        want = f"valid from {_time(now)} or before"
+        yield Finding("evidence.not-yet-valid", f"{where}certificates", want, got)
     if claims.valid_until is None or now > claims.valid_until:
         got = _time(claims.valid_until) if claims.valid_until else "no end"
-        yield Finding("evidence.expired", "certificates", f"valid at {_time(now)}", got)
+        yield Finding("evidence.expired", f"{where}certificates", f"valid at {_time(now)}", got)
 
 
-def _all(form: NormalForm, candidate: Candidate, claims: Claims, now: datetime) -> Iterator[Finding]:
+def _all(prepared: Prepared, candidate: Candidate, claims: Claims, now: datetime) -> Iterator[Finding]:
     """Yield why ``claims`` are not this tuple on its platform."""
     entry = candidate.entry
-    rule = form.platform(entry.platform)
+    rule = prepared.form.platform(entry.platform)
     if rule is None or rule.evidence_kind != claims.kind:
         yield Finding(
             "policy.platform.unknown", "platform", want="a platform of the policy", got=entry.platform
         )
         return
-    yield from _platform(rule, claims, now)
+    yield from _roots("", rule.roots, claims)
+    yield from _asked(prepared.asked[rule.platform], "", claims, now)
+    yield from _unplaced(prepared.form, rule, now)
+    yield from _devices(prepared, rule, claims, now)
     yield from _tuple(entry, claims, now)
 
 
-def _platform(rule: PlatformRule, claims: Claims, now: datetime) -> Iterator[Finding]:
-    allowed = ", ".join(rule.roots) or "no root at all"
+def _roots(where: str, roots: tuple[str, ...], claims: Claims) -> Iterator[Finding]:
+    allowed = ", ".join(roots) or "no root at all"
     if not claims.roots:
-        yield Finding("evidence.root.absent", "roots", want=allowed, got="none")
+        yield Finding("evidence.root.absent", f"{where}roots", want=allowed, got="none")
     for root in claims.roots:
-        if root not in rule.roots:
-            yield Finding("evidence.root.not-allowed", "roots", want=allowed, got=root)
-    for path, expect in rule.require:
-        yield from compare(f"{family(claims.kind)}.{path}", path, expect, claims.at(path), now)
+        if root not in roots:
+            yield Finding("evidence.root.not-allowed", f"{where}roots", want=allowed, got=root)
+
+
+def _asked(asked: tuple[Constraint, ...], where: str, claims: Claims, now: datetime) -> Iterator[Finding]:
+    for one in asked:
+        code = f"{family(claims.kind)}.{one.path}"
+        yield from compare(code, f"{where}{one.path}", one.expect, claims.at(one.path), now)
+
+
+def _unplaced(form: NormalForm, rule: PlatformRule, now: datetime) -> Iterator[Finding]:
+    """A place that no claim says is refused, unless that is waived for our broker by name."""
+    waived = {r.requirement: r.waived for r in form.residuals if r.target == "broker"}
+    for name in unplaced(rule):
+        if name in waived:
+            yield from compare(f"policy.{name}", f"waiver of {name}", waived[name], None, now)
+        else:
+            want, got = "evidence that says it", "no claim of this platform that does"
+            yield Finding(f"policy.{name}", name, want, got)
+
+
+def _devices(prepared: Prepared, rule: PlatformRule, claims: Claims, now: datetime) -> Iterator[Finding]:
+    """Enough devices of each kind are shown, every one is as it must be, and none is of another kind."""
+    kinds = {device.evidence_kind for device in rule.devices}
+    for number, shown in enumerate(claims.devices):
+        if shown.kind not in kinds:
+            want = ", ".join(sorted(kinds)) or "no device"
+            yield Finding("evidence.device.not-allowed", f"device {number}", want, shown.kind)
+    for device in rule.devices:
+        found = [shown for shown in claims.devices if shown.kind == device.evidence_kind]
+        if len(found) < device.least:
+            want = f"at least {device.least} {device.platform}"
+            yield Finding("evidence.device.absent", "devices", want, str(len(found)))
+        for number, shown in enumerate(found):
+            where = f"{device.platform} {number}: "
+            yield from _roots(where, device.roots, shown)
+            yield from _asked(prepared.asked[f"{rule.platform}/{device.platform}"], where, shown, now)
 
 
 def _tuple(entry: Tuple, claims: Claims, now: datetime) -> Iterator[Finding]:
@@ -128,7 +177,7 @@ def _unmatched(
     form = prepared.form
     candidate = nearest(prepared, claims)
     if candidate is not None:
-        return candidate.release.digest, tuple(_all(form, candidate, claims, now))
+        return candidate.release.digest, tuple(_all(prepared, candidate, claims, now))
     kinds = sorted({rule.evidence_kind for rule in form.platforms})
     if claims.kind not in kinds:
         want = "one of " + ", ".join(kinds)

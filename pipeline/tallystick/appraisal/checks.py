@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, assert_never
 
-from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
+from tallystick.core.expect import (
+    AtLeast,
+    AtLeastVersion,
+    Exactly,
+    Excludes,
+    Expect,
+    Includes,
+    NoneOf,
+    OneOf,
+    Only,
+    Waived,
+    version_of,
+)
 from tallystick.core.findings import Finding
 
 
@@ -31,12 +43,42 @@ def compare(code: str, path: str, expect: Expect, got: Any, now: datetime) -> It
             if not any(same(value, got) for value in values):
                 want = "one of " + (", ".join(shown(value) for value in values) or "no value at all")
                 yield _finding(code, path, want, values[0] if values else None, got)
+        case NoneOf(values):
+            if not values or type(got) is not type(values[0]) or any(same(value, got) for value in values):
+                want = "none of " + (", ".join(shown(value) for value in values) or "no value at all")
+                yield _finding(code, path, want, values[0] if values else None, got, other="denied")
         case AtLeast(minimum):
             number = isinstance(got, int) and not isinstance(got, bool)
             if not number or got < minimum:
                 yield _finding(code, path, f"at least {minimum}", minimum, got, other="low")
+        case AtLeastVersion(version):
+            least, found = version_of(version), version_of(got)
+            if least is None or found is None or found < least:
+                yield _finding(code, path, f"version {version} or later", version, got, other="low")
+        case Only() | Includes() | Excludes():
+            yield from _list(code, path, expect, got)
         case _:
             assert_never(expect)
+
+
+def _list(code: str, path: str, expect: Only | Includes | Excludes, got: Any) -> Iterator[Finding]:
+    """A list of texts, and nothing that only looks like one."""
+    texts = isinstance(got, list | tuple) and all(isinstance(item, str) for item in got)
+    names = ", ".join(expect.values) or "nothing"
+    if isinstance(expect, Only):
+        met, want, other = texts and set(got) <= set(expect.values), f"nothing but {names}", "mismatch"
+    elif isinstance(expect, Includes):
+        met, want, other = texts and set(got) >= set(expect.values), f"also {names}", "mismatch"
+    else:
+        met, want, other = texts and set(got).isdisjoint(expect.values), f"without {names}", "denied"
+    if met:
+        return
+    if got is None:
+        yield Finding(f"{code}.absent", path, want, "nothing")
+    elif not texts:
+        yield Finding(f"{code}.type", path, want, f"{shown(got)} ({type(got).__name__})")
+    else:
+        yield Finding(f"{code}.{other}", path, want, ", ".join(got) or "nothing")
 
 
 def same(want: object, got: object) -> bool:

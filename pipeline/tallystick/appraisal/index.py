@@ -11,6 +11,7 @@ from tallystick.core.digests import Digest
 from tallystick.core.expect import Exactly
 from tallystick.evidence.claims import Claims
 from tallystick.policy import document
+from tallystick.policy.constraints import Constraint, constraints
 from tallystick.policy.normal import NormalForm, PermittedRelease, Tuple
 
 Shape = tuple[str, tuple[str, ...]]  # evidence kind, and the claims that are pinned to one value
@@ -33,6 +34,7 @@ class Prepared:
     form: NormalForm
     digest: Digest  # of the compiled policy's exact bytes
     by_values: Mapping[Shape, Mapping[Values, tuple[Candidate, ...]]]  # equal ones: the newest first
+    asked: Mapping[str, tuple[Constraint, ...]]  # of each platform, and of each device as "platform/device"
 
 
 def prepare(form: NormalForm, compiled: Digest | None = None) -> Prepared:
@@ -54,7 +56,10 @@ def prepare(form: NormalForm, compiled: Digest | None = None) -> Prepared:
     frozen = {
         shape: {values: tuple(found) for values, found in rows.items()} for shape, rows in table.items()
     }
-    return Prepared(form=form, digest=compiled or document.digest(form), by_values=frozen)
+    asked = {rule.platform: constraints(rule) for rule in form.platforms}
+    for rule in form.platforms:
+        asked |= {f"{rule.platform}/{device.platform}": constraints(device) for device in rule.devices}
+    return Prepared(form=form, digest=compiled or document.digest(form), by_values=frozen, asked=asked)
 
 
 class _Same:

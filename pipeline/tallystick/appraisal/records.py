@@ -16,6 +16,7 @@ class Challenge:
 
     report_data: bytes
     issued_at: datetime
+    device_report_data: bytes = b""  # what devices must be bound to; nothing: no device is accepted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

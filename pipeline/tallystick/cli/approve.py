@@ -53,10 +53,10 @@ def recompiler(now: datetime) -> Recompile:
     def recompile(name: str, files: Mapping[str, bytes], channel: VerifiedChannel) -> Mapping[str, bytes]:
         from tallystick.compile import output
         from tallystick.compile.compile import NoRelease, normal_form
+        from tallystick.compile.policies import load
         from tallystick.compile.produce import chosen, produce
         from tallystick.core.errors import Refused
         from tallystick.core.findings import Finding
-        from tallystick.policy.load import load
         from tallystick.policy.rules import check
 
         source = files.get(output.SOURCE)

@@ -36,8 +36,8 @@ At = Annotated[
 
 def read_policy(path: Path) -> tuple[Policy, bytes]:
     """Return the policy in ``path``, read but not yet held to any rule, and its bytes."""
+    from tallystick.compile.policies import load
     from tallystick.core.files import read_file
-    from tallystick.policy.load import load
 
     data = read_file(path, "policy", max_bytes=_MAX_POLICY_BYTES)
     return load(data), data

@@ -14,30 +14,40 @@ from tallystick.core.expect import Exactly, Expect, Waived
 from tallystick.core.findings import Finding
 from tallystick.formats import cyclonedx, intoto, vsa
 from tallystick.measure.records import Measurement
+from tallystick.policy.conjunction import shared_platforms
 from tallystick.policy.document import tuple_order
-from tallystick.policy.model import Channel, Policy
+from tallystick.policy.model import Channel, Policy, SupplyChain
 from tallystick.policy.normal import PermittedRelease, Tuple
 from tallystick.policy.platforms import DEVELOPMENT_ROOTS, Platform, platform
-from tallystick.release.records import VerifiedRelease
+from tallystick.release.records import VerifiedChannel, VerifiedRelease
 from tallystick.sbom.parts import unexplained
 
 _STATEMENTS = ("index", "measurements", "provenance", "sbom")
 _LEVEL = "SLSA_BUILD_LEVEL_"
 
 
-def objections(policy: Policy, release: VerifiedRelease, now: datetime) -> Iterator[Finding]:
-    """Yield every reason why ``release`` may not stand behind a key of ``policy``.
+def objections(
+    policy: Policy, release: VerifiedRelease, channel: VerifiedChannel, now: datetime
+) -> Iterator[Finding]:
+    """Yield every reason why ``release`` may not stand behind a key of ``policy``, for any of its parties.
 
     Args:
+        channel: the one that holds it, which knows who approved its list of releases.
         now: a measurement's waiver that has ended by then is no waiver.
     """
     where = f"release {release.index.name} {release.index.version} {release.digest}"
     yield from _signed(release, where)
-    yield from _built(policy, release, where)
     yield from _promoted(policy, release, where)
-    yield from _rebuilt(policy, release, where)
-    yield from _contents(policy, release, where)
+    chains = [("", policy.supply_chain), *((f" for {p.name}", p.supply_chain) for p in policy.parties)]
+    for party, chain in chains:
+        place = f"{where}{party}"
+        yield from _built(chain, release, place)
+        yield from _level(chain, release, place)
+        yield from _rebuilt(policy, chain, release, place)
+        yield from _contents(chain, release, place)
+        yield from _approved(chain, channel, place)
     yield from _measured(policy, release, where, now)
+    yield from _firmware(policy, release, where)
     if policy.channel is Channel.PRODUCTION:
         for label in release.labels:
             if label in DEVELOPMENT_ROOTS:
@@ -63,7 +73,7 @@ def permission(policy: Policy, release: VerifiedRelease) -> PermittedRelease:
 
 
 def _ours(policy: Policy, release: VerifiedRelease) -> list[Measurement]:
-    allowed = {choice.platform for choice in policy.platforms}
+    allowed = shared_platforms(policy)
     return [measurement for measurement in release.measurements if measurement.platform in allowed]
 
 
@@ -109,8 +119,8 @@ def _signed(release: VerifiedRelease, where: str) -> Iterator[Finding]:
             yield Finding(f"release.{name}.mismatch", f"{where}: {name}", want, got)
 
 
-def _built(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[Finding]:
-    allowed = policy.supply_chain.builders
+def _built(chain: SupplyChain, release: VerifiedRelease, where: str) -> Iterator[Finding]:
+    allowed = chain.builders
     if release.builder not in allowed:
         want = " or ".join(f"{b.identity.san} ({b.identity.issuer}) as {b.builder_id}" for b in allowed)
         one = release.builder
@@ -119,7 +129,7 @@ def _built(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[Fin
 
 
 def _promoted(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[Finding]:
-    """The verdict is there, passed, and found at least the build level that the policy asks for."""
+    """The verdict is there, and passed."""
     if release.vsa is None:
         yield Finding("release.not-promoted", where, f"a verdict for {policy.channel.value}", "none")
         return
@@ -127,8 +137,15 @@ def _promoted(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[
     summary = vsa.parse(statement)
     if summary.result != vsa.PASSED or not statement.names(release.digest):
         yield Finding("release.not-promoted", where, f"a passed verdict on {release.digest}", summary.result)
+
+
+def _level(chain: SupplyChain, release: VerifiedRelease, where: str) -> Iterator[Finding]:
+    """The verdict found at least the build level that is asked for."""
+    if release.vsa is None:
+        return
+    summary = vsa.parse(intoto.parse(release.vsa.payload))
     levels = [int(text.removeprefix(_LEVEL)) for text in summary.levels if _is_level(text)]
-    level, least = max(levels, default=0), policy.supply_chain.slsa_build_level
+    level, least = max(levels, default=0), chain.slsa_build_level
     if level < least:
         yield Finding("release.slsa-level", where, f"SLSA build level {least}", f"{level}")
 
@@ -137,19 +154,43 @@ def _is_level(text: str) -> bool:
     return text.startswith(_LEVEL) and text.removeprefix(_LEVEL) in {"0", "1", "2", "3"}
 
 
-def _rebuilt(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[Finding]:
+def _rebuilt(policy: Policy, chain: SupplyChain, release: VerifiedRelease, where: str) -> Iterator[Finding]:
     """Enough organisations got the same bytes: the layout's number and the policy's, whichever is more."""
-    excluded = policy.supply_chain.rebuilds.not_counted
+    excluded = chain.rebuilds.not_counted
     counted = {f.organisation for f in release.quorum.counted if f.organisation not in excluded}
-    least = 0 if policy.waiver("rebuilds") else policy.supply_chain.rebuilds.threshold
+    least = 0 if policy.waiver("rebuilds") else chain.rebuilds.threshold
     least = max(least, release.quorum.threshold)
     if len(counted) < least:
         got = f"{len(counted)}: {', '.join(sorted(counted)) or 'nobody'}"
         yield Finding("release.rebuilds", where, f"{least} independent rebuild(s)", got)
 
 
-def _contents(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[Finding]:
-    rules = policy.supply_chain.sbom
+def _approved(chain: SupplyChain, channel: VerifiedChannel, where: str) -> Iterator[Finding]:
+    """Enough of the named people signed the channel's present list of releases."""
+    if chain.approvals is None:
+        return
+    change = next((change for change in channel.changes if change.role == "releases"), None)
+    signed = set(change.signed_by) if change else set()
+    found = {person.identity for person in channel.people if person.name in signed}
+    counted = sorted(identity.san for identity in found.intersection(chain.approvals.of))
+    if len(counted) < chain.approvals.threshold:
+        names = ", ".join(identity.san for identity in chain.approvals.of)
+        want = f"{chain.approvals.threshold} approval(s) by {names}"
+        yield Finding("release.approvals", where, want, ", ".join(counted) or "none")
+
+
+def _firmware(policy: Policy, release: VerifiedRelease, where: str) -> Iterator[Finding]:
+    """No tuple rests on a firmware that the policy denies."""
+    for denial in policy.denied_firmware:
+        for one in sorted(
+            {m.firmware for m in _ours(policy, release)}.intersection(denial.firmware), key=str
+        ):
+            note = f"{denial.name}, since {denial.since.isoformat()}: {denial.reason}"
+            yield Finding("release.firmware.denied", where, "another firmware", str(one), note)
+
+
+def _contents(chain: SupplyChain, release: VerifiedRelease, where: str) -> Iterator[Finding]:
+    rules = chain.sbom
     denied = [PackageURL.from_string(text) for text in rules.denied]
     for purl in sorted(_purls(release)):
         for rule in denied:
@@ -192,9 +233,9 @@ def _covers(rule: PackageURL, text: str) -> bool:
 
 def _measured(policy: Policy, release: VerifiedRelease, where: str, now: datetime) -> Iterator[Finding]:
     ours = _ours(policy, release)
-    for choice in policy.platforms:
-        if not any(measurement.platform == choice.platform for measurement in ours):
-            want = f"a measurement for {choice.platform}"
+    for name in sorted(shared_platforms(policy)):
+        if not any(measurement.platform == name for measurement in ours):
+            want = f"a measurement for {name}"
             yield Finding("release.platform.missing", where, want, "none")
     for measurement in ours:
         known = platform(measurement.platform)
@@ -227,5 +268,5 @@ def _registers(
         elif kind is None or not kind.holds(values[name]):
             want = kind.want if kind else "nothing"
             yield Finding("release.register.malformed", at, want, values[name][:80])
-        elif name in known.never_zero and not values[name].strip("0"):
+        elif name in known.never_zero and not values[name].rpartition(":")[2].strip("0"):
             yield Finding("release.register.zero", at, "what a measured launch extends", "all zero")

@@ -9,9 +9,9 @@ from tallystick.compile.admit import objections, permission
 from tallystick.core.errors import Refused
 from tallystick.core.expect import Expect, Waived
 from tallystick.core.findings import Finding
+from tallystick.policy.conjunction import rules
 from tallystick.policy.model import Policy
-from tallystick.policy.normal import NormalForm, PlatformRule, Residual
-from tallystick.policy.platforms import platform
+from tallystick.policy.normal import NormalForm, Residual
 from tallystick.policy.rules import broken
 from tallystick.policy.soundness import flaws
 from tallystick.release.records import VerifiedChannel
@@ -39,7 +39,7 @@ def normal_form(
     findings = [*broken(policy, now), *_channel(policy, channel)]
     releases = [release for release in channel.releases if release.index.name in policy.releases]
     for release in releases:
-        findings += objections(policy, release, now)
+        findings += objections(policy, release, channel, now)
     if not releases and empty is NoRelease.REFUSE:
         want = f"a release of {', '.join(policy.releases)} in {channel.name}"
         findings.append(Finding("compile.no-release", f"channel {channel.name}", want, "none"))
@@ -56,8 +56,10 @@ def normal_form(
         channel=policy.channel.value,
         keys=policy.keys,
         releases=tuple(permitted),
-        platforms=_platforms(policy),
-        max_age_seconds=policy.max_age_seconds,
+        platforms=rules(policy),
+        max_age_seconds=max_age(policy),
+        reattest_seconds=policy.reattest_seconds,
+        parties=tuple(party.name for party in policy.parties),
         waivers=tuple(waivers),
         residuals=tuple(
             Residual(target=target.name, requirement=waiver.requirement, waived=waiver.waived)
@@ -79,23 +81,9 @@ def _channel(policy: Policy, channel: VerifiedChannel) -> list[Finding]:
     return []
 
 
-def _platforms(policy: Policy) -> tuple[PlatformRule, ...]:
-    """Return the rules of the platforms: what the policy requires, and debug off unless that is waived."""
-    rules = []
-    for choice in policy.platforms:
-        known = platform(choice.platform)
-        require: dict[str, Expect] = dict(choice.require)
-        if policy.waiver("debug-off") is None:
-            require |= dict(known.debug_off)
-        rules.append(
-            PlatformRule(
-                platform=known.name,
-                evidence_kind=known.evidence_kind,
-                roots=choice.roots,
-                require=tuple(sorted(require.items())),
-            )
-        )
-    return tuple(rules)
+def max_age(policy: Policy) -> int:
+    """Return the oldest evidence that every party takes, in seconds."""
+    return min([policy.max_age_seconds, *(party.max_age_seconds for party in policy.parties)])
 
 
 def _end(policy: Policy, expectations: list[Expect]) -> datetime:

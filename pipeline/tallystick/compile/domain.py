@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
-from tallystick.core.digests import Digest
-from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
-from tallystick.policy.normal import NormalForm
+from tallystick.compile.nearly import beside, example, nearly, typed
+from tallystick.compile.oracle import Oracle, pinned
+from tallystick.policy.constraints import constraints
+from tallystick.policy.normal import DeviceRule, NormalForm, PlatformRule
+
+__all__ = ["Case", "Device", "Oracle", "cases", "meeting", "nested", "released"]
 
 MOST_MIXTURES = 4_096  # of whole cross products; beyond it a seeded sample, and every pair is still crossed
 MOST_DEVIATIONS = 10_000
@@ -24,47 +27,21 @@ _EXTRA: dict[str, Any] = {"pcr16": "0" * 64, "debug": True, "surprise": "x"}  # 
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """What one device shows, as flat claims."""
+
+    kind: str
+    claims: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One piece of evidence of one kind, as flat claims; a claim that is not there is absent."""
 
     kind: str
     what: str  # for people: "release 0.1.0 with pcr04 absent"
     claims: Mapping[str, Any]
-
-
-class Oracle:
-    """What the normal form permits, said in the simplest way there is: a look-up of whole tuples."""
-
-    def __init__(self, form: NormalForm) -> None:
-        self._form = form
-        self._rows: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], set[Digest]]] = {}
-        for release in form.releases:
-            for entry in release.tuples:
-                pinned = _pinned(entry.expect)
-                shape = (entry.evidence_kind, tuple(pinned))
-                values = tuple(map(_typed, pinned.values()))
-                self._rows.setdefault(shape, {}).setdefault(values, set()).add(release.digest)
-
-    @property
-    def released(self) -> int:
-        """How many different tuples there are."""
-        return sum(len(rows) for rows in self._rows.values())
-
-    def permits(self, case: Case) -> frozenset[Digest]:
-        """Return the releases whose tuple ``case`` is, when it also meets what its platform requires."""
-        require = [pair for r in self._form.platforms if r.evidence_kind == case.kind for pair in r.require]
-        if not all(_meets(expect, case.claims.get(path)) for path, expect in require):
-            return frozenset()
-        found: set[Digest] = set()
-        for (kind, paths), rows in self._rows.items():
-            if kind == case.kind:
-                found |= rows.get(tuple(_typed(case.claims.get(path)) for path in paths), set())
-        return frozenset(found)
-
-    def point(self, case: Case) -> tuple[Any, ...]:
-        """Return what makes ``case`` different from others as far as any tuple can tell."""
-        paths = sorted({path for kind, names in self._rows if kind == case.kind for path in names})
-        return (case.kind, *(_typed(case.claims.get(path)) for path in paths))
+    devices: tuple[Device, ...] = ()
 
 
 def cases(
@@ -84,19 +61,68 @@ def cases(
     bases = list(released(form))
     yield from bases
     yield from suspects
+    yield from _edges(form, bases)
     yield from _deviations(bases, emitted, budget)
     yield from _mixtures(bases, budget)
+    yield from _devices(form, bases)
     yield from _strangers(form, bases)
 
 
 def released(form: NormalForm) -> Iterator[Case]:
     """Yield every released tuple, as a machine that meets all of its platform's requirements shows it."""
+    shown = {rule.platform: (meeting(rule), _shown_devices(rule)) for rule in form.platforms}
     for release in form.releases:
         for entry in release.tuples:
-            rule = form.platform(entry.platform)
-            require = rule.require if rule else ()
-            claims = {path: _example(expect) for path, expect in require} | _pinned(entry.expect)
-            yield Case(entry.evidence_kind, f"release {release.version} {release.digest}", claims)
+            require, devices = shown.get(entry.platform, ({}, ()))
+            claims = require | pinned(entry.expect)
+            yield Case(entry.evidence_kind, f"release {release.version} {release.digest}", claims, devices)
+
+
+def meeting(rule: PlatformRule | DeviceRule) -> dict[str, Any]:
+    """Return claims that meet everything that ``rule`` asks."""
+    found: dict[str, Any] = {}
+    asked = constraints(rule)
+    for path in dict.fromkeys(one.path for one in asked):
+        found[path] = example([one.expect for one in asked if one.path == path])
+    return found
+
+
+def nested(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flat claims as evidence has them: ``quote.body.mr_td`` is in ``body``, which is in ``quote``."""
+    found: dict[str, Any] = {}
+    for path, value in claims.items():
+        *outer, last = path.split(".")
+        place = found
+        for name in outer:
+            inner = place.setdefault(name, {})
+            place = inner if isinstance(inner, dict) else {}
+        place[last] = value
+    return found
+
+
+def _shown_devices(rule: PlatformRule) -> tuple[Device, ...]:
+    return tuple(
+        Device(device.evidence_kind, meeting(device)) for device in rule.devices for _ in range(device.least)
+    )
+
+
+def _edges(form: NormalForm, bases: list[Case]) -> Iterator[Case]:
+    """For each platform's first tuple: every value on either side of every requirement, and its other types."""
+    seen: set[str] = set()
+    first = {entry.platform: number for number, entry in reversed(list(enumerate(_entries(form))))}
+    for rule in form.platforms:
+        if rule.platform not in first or rule.platform in seen:
+            continue
+        seen.add(rule.platform)
+        base = bases[first[rule.platform]]
+        for one in constraints(rule):
+            for value in beside(one.expect):
+                yield _case(base, one.path, value)
+
+
+def _entries(form: NormalForm) -> Iterator[Any]:
+    for release in form.releases:
+        yield from release.tuples
 
 
 def _deviations(bases: list[Case], emitted: Iterable[str], budget: int) -> Iterator[Case]:
@@ -109,9 +135,9 @@ def _deviations(bases: list[Case], emitted: Iterable[str], budget: int) -> Itera
     chosen = random.Random(_SEED)  # noqa: S311 (which mutations to try, not a secret)
     for number, base in enumerate(bases):
         for path, value in base.claims.items():
-            others = [v for v in columns[path] if _typed(v) != _typed(value)]
+            others = [v for v in columns[path] if typed(v) != typed(value)]
             elsewhere = chosen.sample(known, min(len(known), _MOST_ELSEWHERE))
-            changed = [*_nearly(value), *others, *(v for v in elsewhere if v != value)]
+            changed = [*nearly(value), *others, *(v for v in elsewhere if v != value)]
             if len(changed) > most:
                 changed = [*changed[:3], *chosen.sample(changed[3:], most - 3)]
             yield _case(base, path, None, drop=True)
@@ -119,7 +145,8 @@ def _deviations(bases: list[Case], emitted: Iterable[str], budget: int) -> Itera
             for other in (*changed, *unknown):
                 yield _case(base, path, other)
         for path, other in _EXTRA.items():
-            yield _case(base, path, other)
+            if path not in base.claims:
+                yield _case(base, path, other)
 
 
 def _mixtures(bases: list[Case], budget: int) -> Iterator[Case]:
@@ -134,32 +161,71 @@ def _mixtures(bases: list[Case], budget: int) -> Iterator[Case]:
         most = min(MOST_MIXTURES, budget)
         if size <= most:
             for mixed in product(*columns.values()):
-                yield Case(kind, what, dict(zip(columns, mixed, strict=True)))
+                yield Case(kind, what, dict(zip(columns, mixed, strict=True)), ours[0].devices)
             continue
         chosen = random.Random(_SEED)  # noqa: S311
         for _ in range(most):
             one, other = chosen.choice(ours), chosen.choice(ours)
             taken = {path for path in columns if chosen.random() < 0.5}
-            yield Case(kind, what, {**one.claims, **{p: v for p, v in other.claims.items() if p in taken}})
+            claims = {**one.claims, **{p: v for p, v in other.claims.items() if p in taken}}
+            yield Case(kind, what, claims, one.devices)
+
+
+def _devices(form: NormalForm, bases: list[Case]) -> Iterator[Case]:
+    """Each platform's first tuple with devices that are missing, too many, of another kind, or not as asked."""
+    done: set[str] = set()
+    for base, entry in zip(bases, _entries(form), strict=True):
+        rule = form.platform(entry.platform)
+        if rule is None or rule.platform in done:
+            continue
+        done.add(rule.platform)
+        stranger = Device("sample", {"measres": "success"})
+        yield _with(base, "a device of no rule", (*base.devices, stranger))
+        for number, device in enumerate(base.devices):
+            rest = base.devices[:number] + base.devices[number + 1 :]
+            yield _with(base, f"no {device.kind} {number}", rest)
+            yield _with(base, f"{device.kind} {number} twice", (*base.devices, device))
+            for path, value in device.claims.items():
+                kept = {name: one for name, one in device.claims.items() if name != path}
+                asked = [
+                    one for d in rule.devices if d.evidence_kind == device.kind for one in constraints(d)
+                ]
+                edges = [v for one in asked if one.path == path for v in beside(one.expect)]
+                for what, claims in (
+                    ("absent", kept),
+                    *((repr(other), {**kept, path: other}) for other in (*nearly(value), *edges)),
+                ):
+                    changed = (*rest[:number], Device(device.kind, claims), *rest[number:])
+                    yield _with(base, f"{device.kind} {number} with {path} {what}", changed)
+                    yield _with(
+                        base, f"one more {device.kind} with {path} {what}", (*base.devices, changed[number])
+                    )
 
 
 def _strangers(form: NormalForm, bases: list[Case]) -> Iterator[Case]:
     """Evidence of another kind with the claims of this one, and evidence that says nothing."""
     for kind in ("sample", "snp-report", "tdx-quote", "nothing"):
         for base in islice(bases, 8):
-            yield Case(kind, f"{base.what} as {kind}", base.claims)
+            yield Case(kind, f"{base.what} as {kind}", base.claims, base.devices)
     for kind in sorted({rule.evidence_kind for rule in form.platforms}):
-        paths = sorted({path for base in bases if base.kind == kind for path in base.claims})
+        ours = [base for base in bases if base.kind == kind]
+        paths = sorted({path for base in ours for path in base.claims})
+        devices = ours[0].devices if ours else ()
         for what, value in (("null", None), ("empty", ""), ("true", True), ("zero", "0" * 64)):
-            yield Case(kind, f"every claim {what}", dict.fromkeys(paths, value))
-        yield Case(kind, "no claim at all", {})
+            yield Case(kind, f"every claim {what}", dict.fromkeys(paths, value), devices)
+        yield Case(kind, "no claim at all", {}, devices)
 
 
 def _case(base: Case, path: str, value: Any, *, drop: bool = False) -> Case:
     claims = {**base.claims, path: value}
     if drop:
         del claims[path]
-    return Case(base.kind, f"{base.what} with {path} {'absent' if drop else _shown(value)}", claims)
+    what = f"{base.what} with {path} {'absent' if drop else _shown(value)}"
+    return Case(base.kind, what, claims, base.devices)
+
+
+def _with(base: Case, what: str, devices: tuple[Device, ...]) -> Case:
+    return replace(base, what=f"{base.what}, {what}", devices=devices)
 
 
 def _columns(bases: list[Case]) -> dict[str, list[Any]]:
@@ -167,53 +233,8 @@ def _columns(bases: list[Case]) -> dict[str, list[Any]]:
     found: dict[str, dict[Any, Any]] = {}
     for base in bases:
         for path, value in base.claims.items():
-            found.setdefault(path, {})[_typed(value)] = value
+            found.setdefault(path, {})[typed(value)] = value
     return {path: list(values.values()) for path, values in sorted(found.items())}
-
-
-def _nearly(value: Any) -> list[Any]:
-    """Values that are almost ``value``, and values of every other type."""
-    common: list[Any] = [None, "", True, False, 0, 1, 1.5, [], [value], {}, {"value": value}]
-    if isinstance(value, bool):
-        return [not value, str(value).lower(), int(value), *common]
-    if isinstance(value, int):
-        return [value - 1, value + 1, str(value), str(value + 1), float(value) + 0.5, *common]
-    if isinstance(value, str) and value:
-        flipped = ("1" if value[0] == "0" else "0") + value[1:]
-        last = value[:-1] + ("1" if value[-1] == "0" else "0")
-        return [flipped, last, value[:-1], value + "0", value.upper(), f" {value}", f"{value}\n", *common]
-    return common
-
-
-def _pinned(expect: tuple[tuple[str, Expect], ...]) -> dict[str, bool | int | str]:
-    return {path: one.value for path, one in expect if isinstance(one, Exactly)}
-
-
-def _example(expect: Expect) -> bool | int | str:
-    if isinstance(expect, Exactly):
-        return expect.value
-    if isinstance(expect, OneOf):
-        return expect.values[0]
-    if isinstance(expect, AtLeast):
-        return expect.minimum
-    raise ValueError("a requirement on every tuple is never a waiver")
-
-
-def _meets(expect: Expect, value: Any) -> bool:
-    if isinstance(expect, Exactly):
-        return _typed(value) == _typed(expect.value)
-    if isinstance(expect, OneOf):
-        return _typed(value) in map(_typed, expect.values)
-    if isinstance(expect, AtLeast):
-        return isinstance(value, int) and not isinstance(value, bool) and value >= expect.minimum
-    return isinstance(expect, Waived)
-
-
-def _typed(value: Any) -> tuple[str, Any]:
-    """Return ``value`` so that True, 1, "1" and 1.0 are four things, and lists can be compared."""
-    if isinstance(value, list | dict):
-        return (type(value).__name__, repr(value))
-    return (type(value).__name__, value)
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tallystick.compile.errors import Inexpressible, Unproven
-from tallystick.compile.targets.base import Backend, Emitted, Proof
+from tallystick.compile.targets.base import Emitted, Proof
+from tallystick.compile.targets.registry import backend
 from tallystick.core.errors import Misuse, Refused
 from tallystick.core.findings import Finding
 from tallystick.policy.model import Policy, Target
@@ -20,19 +21,6 @@ class Compiled:
 
     emitted: Emitted
     proof: Proof
-
-
-def backend(name: str) -> Backend:
-    """Return the target called ``name``; Misuse when there is none."""
-    from tallystick.compile.targets.broker import BrokerTarget
-    from tallystick.compile.targets.trustee.target import Trustee
-
-    known: tuple[Backend, ...] = (BrokerTarget(), Trustee())
-    for found in known:
-        if found.name == name:
-            return found
-    names = ", ".join(found.name for found in known)
-    raise Misuse(f"there is no target {name}; known are {names}", code="target.unknown")
 
 
 def chosen(policy: Policy, names: Sequence[str]) -> tuple[Target, ...]:

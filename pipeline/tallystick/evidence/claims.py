@@ -24,6 +24,7 @@ class Claims:
     valid_from: datetime | None  # the window in which every certificate and collateral used is valid
     valid_until: datetime | None
     notes: tuple[Finding, ...] = ()  # facts a policy may require: "no CRL was given"
+    devices: tuple[Claims, ...] = ()  # of the GPUs and switches that the machine showed with its own evidence
 
     def at(self, path: str) -> Any:
         """Return the claim at the dotted ``path``, or None when it is absent."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from tallystick.policy import document
-from tallystick.policy.model import Policy, Target, TrusteeTarget
+from tallystick.policy.model import DeviceChoice, PlatformChoice, Policy, SupplyChain, Target
 from tallystick.policy.normal import NormalForm, PermittedRelease, Tuple
 
 
@@ -72,19 +72,19 @@ def _policy_lines(policy: Policy) -> dict[str, str]:
         "channel": policy.channel.value,
         "until": _time(policy.until),
         "releases": ", ".join(policy.releases),
-        "SLSA build level": str(chain.slsa_build_level),
-        "rebuilds": str(chain.rebuilds.threshold),
-        "rebuilds by these do not count": ", ".join(chain.rebuilds.not_counted) or "nobody",
-        "denied components": ", ".join(chain.sbom.denied) or "none",
-        "unexplained files": str(chain.sbom.unexplained_files),
         "maximum age": f"{policy.max_age_seconds} s",
+        "attests again within": f"{policy.reattest_seconds} s",
     }
     lines |= {f"key {rule.key}": f"opens {rule.artifact}" for rule in policy.keys}
-    for one in chain.builders:
-        lines[f"builder {one.builder_id}"] = f"{one.identity.san} ({one.identity.issuer})"
-    for choice in policy.platforms:
-        require = json.dumps({path: document.expectation_document(e) for path, e in choice.require})
-        lines[f"platform {choice.platform}"] = f"roots {', '.join(choice.roots)}, requires {require}"
+    lines |= _chain_lines(chain)
+    lines |= _choice_lines(policy.platforms)
+    for denial in policy.denied_firmware:
+        denied = ", ".join(map(str, denial.firmware))
+        lines[f"firmware denied as {denial.name}"] = f"{denied} since {denial.since}: {denial.reason}"
+    for party in policy.parties:
+        own = {**_chain_lines(party.supply_chain), **_choice_lines(party.platforms)}
+        own["maximum age"] = f"{party.max_age_seconds} s"
+        lines |= {f"{what} for {party.name}": said for what, said in own.items()}
     for waiver in policy.waivers:
         lines[f"waiver of {waiver.requirement}"] = f"{waiver.decision} until {_time(waiver.until)}"
     for target in policy.targets:
@@ -92,11 +92,45 @@ def _policy_lines(policy: Policy) -> dict[str, str]:
     return lines
 
 
+def _chain_lines(chain: SupplyChain) -> dict[str, str]:
+    lines = {
+        "SLSA build level": str(chain.slsa_build_level),
+        "rebuilds": str(chain.rebuilds.threshold),
+        "rebuilds by these do not count": ", ".join(chain.rebuilds.not_counted) or "nobody",
+        "denied components": ", ".join(chain.sbom.denied) or "none",
+        "unexplained files": str(chain.sbom.unexplained_files),
+    }
+    if chain.approvals is not None:
+        names = ", ".join(f"{identity.san} ({identity.issuer})" for identity in chain.approvals.of)
+        lines["approvals"] = f"{chain.approvals.threshold} of {names}"
+    for one in chain.builders:
+        lines[f"builder {one.builder_id}"] = f"{one.identity.san} ({one.identity.issuer})"
+    return lines
+
+
+def _choice_lines(choices: Sequence[PlatformChoice | DeviceChoice]) -> dict[str, str]:
+    lines: dict[str, str] = {}
+    for choice in choices:
+        require = json.dumps({path: document.expectation_document(e) for path, e in choice.require})
+        lines[f"platform {choice.platform}"] = f"roots {', '.join(choice.roots)}, requires {require}"
+        for denial in choice.deny:
+            values = ", ".join(map(str, denial.values))
+            said = f"{denial.claim} {values} since {denial.since}: {denial.reason}"
+            lines[f"{choice.platform} denies {denial.name}"] = said
+        if isinstance(choice, PlatformChoice):
+            for one in choice.placement:
+                said = f"{', '.join(one.values)} ({one.strength.value})"
+                lines[f"{one.name} of {choice.platform}"] = said
+            for device in choice.devices:
+                lines[f"{device.platform} in {choice.platform}"] = f"at least {device.least}"
+            lines |= {
+                f"{what} in {choice.platform}": said for what, said in _choice_lines(choice.devices).items()
+            }
+    return lines
+
+
 def _target_lines(target: Target) -> dict[str, str]:
-    lines = {f"target {target.name}": "compiled"}
-    if isinstance(target, TrusteeTarget):
-        keys = f"{len(target.attestation_keys)} attestation key(s): {', '.join(target.attestation_keys)}"
-        lines[f"target {target.name}"] = f"{target.version}, session {target.session_minutes} min, {keys}"
+    lines = {f"target {target.name}": target.words}
     for waiver in target.waivers:
         place = f"waiver of {waiver.requirement} for {target.name}"
         lines[place] = f"{waiver.decision} until {_time(waiver.until)}"
@@ -111,12 +145,18 @@ def _form_lines(form: NormalForm) -> dict[str, str]:
         "channel": form.channel,
         "until": _time(form.not_after),
         "maximum age": f"{form.max_age_seconds} s",
+        "attests again within": f"{form.reattest_seconds} s",
+        "parties": ", ".join(form.parties) or "the author alone",
     }
     lines |= {f"key {rule.key}": f"opens {rule.artifact}" for rule in form.keys}
     lines |= {f"release {r.digest}": f"{r.name} {r.version}, verdict {r.vsa}" for r in form.releases}
     for rule in found["platforms"]:
         roots, require = ", ".join(rule["roots"]), json.dumps(rule["require"], sort_keys=True)
         lines[f"platform {rule['platform']}"] = f"roots {roots}, requires {require}"
+        for part in ("deny", "placement", "devices"):
+            for row in rule[part]:
+                said = json.dumps(row, sort_keys=True)
+                lines[f"{part} {row.get('name', row.get('platform'))} of {rule['platform']}"] = said
     for name, waiver in found["waivers"].items():
         lines[f"waiver of {name}"] = _waiver(waiver)
     for residual in found["residuals"]:

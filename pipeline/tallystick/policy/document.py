@@ -12,9 +12,30 @@ from typing import Any, assert_never
 from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unsupported
-from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
+from tallystick.core.expect import (
+    AtLeast,
+    AtLeastVersion,
+    Exactly,
+    Excludes,
+    Expect,
+    Includes,
+    NoneOf,
+    OneOf,
+    Only,
+    Waived,
+)
 from tallystick.policy.jsonfields import JsonFields
-from tallystick.policy.normal import KeyRule, NormalForm, PermittedRelease, PlatformRule, Residual, Tuple
+from tallystick.policy.normal import (
+    Denial,
+    DeviceRule,
+    KeyRule,
+    NormalForm,
+    PermittedRelease,
+    Placement,
+    PlatformRule,
+    Residual,
+    Tuple,
+)
 from tallystick.policy.soundness import flaws
 
 SCHEMA = "tallystick/compiled/v1"
@@ -66,10 +87,15 @@ def to_document(form: NormalForm) -> dict[str, Any]:
                 "evidence_kind": rule.evidence_kind,
                 "roots": list(rule.roots),
                 "require": _from_expectations(rule.require),
+                "deny": [_from_denial(denial) for denial in rule.deny],
+                "placement": [_from_placement(placement) for placement in rule.placement],
+                "devices": [_from_device(device) for device in rule.devices],
             }
             for rule in form.platforms
         ],
+        "parties": list(form.parties),
         "max_age_seconds": form.max_age_seconds,
+        "reattest_seconds": form.reattest_seconds,
         "waivers": _from_expectations(form.waivers),
         "residuals": [
             {"target": r.target, "requirement": r.requirement, **_from_expect(r.waived)}
@@ -92,7 +118,9 @@ def from_document(document: Any) -> NormalForm:
         keys=fields.rows("keys", _key, lambda rule: rule.key),
         releases=fields.rows("releases", _release, lambda release: str(release.digest)),
         platforms=fields.rows("platforms", _platform, lambda rule: rule.platform),
+        parties=fields.texts("parties"),
         max_age_seconds=fields.integer("max_age_seconds", least=1),
+        reattest_seconds=fields.integer("reattest_seconds", least=1),
         waivers=fields.expectations("waivers"),
         residuals=fields.rows("residuals", _residual, lambda r: (r.target, r.requirement)),
         not_after=fields.time("not_after"),
@@ -141,13 +169,53 @@ def _from_expect(expect: Expect) -> dict[str, Any]:
             return {"exactly": value}
         case OneOf(values):
             return {"one_of": list(values)}
+        case NoneOf(values):
+            return {"none_of": list(values)}
         case AtLeast(minimum):
             return {"at_least": minimum}
+        case AtLeastVersion(version):
+            return {"at_least_version": version}
+        case Only(texts):
+            return {"only": list(texts)}
+        case Includes(texts):
+            return {"includes": list(texts)}
+        case Excludes(texts):
+            return {"excludes": list(texts)}
         case Waived(decision, decided_by, until):
             waiver = {"decision": decision, "decided_by": decided_by, "until": _from_time(until)}
             return {"waived": waiver}
         case _:
             assert_never(expect)
+
+
+def _from_denial(denial: Denial) -> dict[str, Any]:
+    return {
+        "name": denial.name,
+        "claim": denial.claim,
+        "values": list(denial.values),
+        "reason": denial.reason,
+        "since": denial.since.isoformat(),
+    }
+
+
+def _from_placement(placement: Placement) -> dict[str, Any]:
+    return {
+        "name": placement.name,
+        "values": list(placement.values),
+        "strength": placement.strength,
+        "claim": placement.claim,
+    }
+
+
+def _from_device(device: DeviceRule) -> dict[str, Any]:
+    return {
+        "platform": device.platform,
+        "evidence_kind": device.evidence_kind,
+        "roots": list(device.roots),
+        "least": device.least,
+        "require": _from_expectations(device.require),
+        "deny": [_from_denial(denial) for denial in device.deny],
+    }
 
 
 def _from_time(at: datetime) -> str:
@@ -164,6 +232,42 @@ def _platform(fields: JsonFields) -> PlatformRule:
         evidence_kind=fields.text("evidence_kind"),
         roots=fields.texts("roots"),
         require=fields.expectations("require"),
+        deny=fields.rows("deny", _denial, lambda denial: denial.name),
+        placement=fields.rows("placement", _placement, lambda placement: placement.name),
+        devices=fields.rows("devices", _device, lambda device: device.platform),
+    )
+
+
+def _device(fields: JsonFields) -> DeviceRule:
+    return DeviceRule(
+        platform=fields.text("platform"),
+        evidence_kind=fields.text("evidence_kind"),
+        roots=fields.texts("roots"),
+        least=fields.integer("least", least=1),
+        require=fields.expectations("require"),
+        deny=fields.rows("deny", _denial, lambda denial: denial.name),
+    )
+
+
+def _denial(fields: JsonFields) -> Denial:
+    return Denial(
+        name=fields.text("name"),
+        claim=fields.text("claim"),
+        values=fields.scalars("values"),
+        reason=fields.text("reason"),
+        since=fields.day("since"),
+    )
+
+
+def _placement(fields: JsonFields) -> Placement:
+    claim = fields.take("claim")
+    if not isinstance(claim, str):
+        raise fields.bad("claim", want="a claim's name, or nothing", got=claim)
+    return Placement(
+        name=fields.text("name"),
+        values=fields.texts("values"),
+        strength=fields.text("strength"),
+        claim=claim,
     )
 
 

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed
-from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
+from tallystick.core.expect import (
+    AtLeast,
+    AtLeastVersion,
+    Exactly,
+    Excludes,
+    Expect,
+    Includes,
+    NoneOf,
+    OneOf,
+    Only,
+    Waived,
+    version_of,
+)
 
 MOST_INTEGER = 2**53 - 1  # RFC 8785 writes no larger one exactly
 _Record = TypeVar("_Record")
+_LISTS: dict[str, Callable[[tuple[str, ...]], Expect]] = {
+    "only": Only,
+    "includes": Includes,
+    "excludes": Excludes,
+}
+KINDS = ("exactly", "one_of", "none_of", "at_least", "at_least_version", *_LISTS, "waived")
 
 
 class JsonFields:
@@ -59,6 +77,23 @@ class JsonFields:
                 pass
         raise self.bad(name, want="a time in UTC such as 2027-01-31T00:00:00Z", got=text)
 
+    def day(self, name: str) -> date:
+        """Return a day."""
+        text = self.text(name)
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            try:
+                return date.fromisoformat(text)
+            except ValueError:
+                pass
+        raise self.bad(name, want="a day such as 2027-01-31", got=text)
+
+    def scalars(self, name: str) -> tuple[bool | int | str, ...]:
+        """Return a list of at least one text, whole number or boolean, all of one type, in order, each once."""
+        found = tuple(self._scalar(name, value) for value in self.items(name))
+        if not found or len({type(value) for value in found}) != 1 or list(found) != sorted(set(found)):
+            raise self.bad(name, want="at least one value, all of one type, in order, each once", got=found)
+        return found
+
     def items(self, name: str) -> list[Any]:
         """Return a list."""
         value = self.take(name)
@@ -103,21 +138,28 @@ class JsonFields:
 
     def expect(self) -> Expect:
         """Return the one expectation that this object is."""
-        kinds = [kind for kind in ("exactly", "one_of", "at_least", "waived") if kind in self._left]
+        kinds = [kind for kind in KINDS if kind in self._left]
         if len(kinds) != 1:
             got = ", ".join(sorted(self._left)) or "nothing"
-            raise Malformed(self._what, at=self._at, want="one of exactly, one_of, at_least, waived", got=got)
+            raise Malformed(self._what, at=self._at, want="one of " + ", ".join(KINDS), got=got)
         kind = kinds[0]
         if kind == "waived":
             return self._waived()
         if kind == "at_least":
             return AtLeast(self.integer("at_least", least=-MOST_INTEGER))
+        if kind == "at_least_version":
+            text = self.text(kind)
+            if version_of(text) is None:
+                raise self.bad(kind, want="a version such as 590.12", got=text)
+            return AtLeastVersion(text)
         if kind == "exactly":
             return Exactly(self._scalar(kind, self.take(kind)))
+        if kind in _LISTS:
+            return _LISTS[kind](self.texts(kind))
         values = tuple(self._scalar(kind, value) for value in self.items(kind))
         if not values or len({(type(value), value) for value in values}) != len(values):
             raise self.bad(kind, want="at least one value, each once", got=values)
-        return OneOf(values)
+        return OneOf(values) if kind == "one_of" else NoneOf(values)
 
     def _scalar(self, name: str, value: Any) -> bool | int | str:
         if isinstance(value, int | str) and (isinstance(value, str) or abs(value) <= MOST_INTEGER):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import Enum
 
 from tallystick.core.digests import Digest
 from tallystick.core.expect import Expect, Waived
 from tallystick.formats.yamldoc import Place
-from tallystick.policy.normal import KeyRule
-from tallystick.signing.records import Builder
+from tallystick.policy.normal import Denial, KeyRule
+from tallystick.policy.platforms import Strength
+from tallystick.signing.records import Builder, Identity
 
 
 class Channel(Enum):
@@ -50,7 +51,17 @@ class Sbom:
     """What must not be in a release."""
 
     denied: tuple[str, ...]  # purls; one without a version denies every version
-    unexplained_files: int  # most files of a product that no component accounts for
+    unexplained_files: (
+        int  # most files of a product that no component accounts for; 0 leaves no byte unexplained
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approvals:
+    """Who must have signed the channel's list of releases, beside what the channel itself asks for."""
+
+    threshold: int
+    of: tuple[Identity, ...]  # exact identities that count, sorted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,29 @@ class SupplyChain:
     slsa_build_level: int
     rebuilds: Rebuilds
     sbom: Sbom
+    approvals: Approvals | None = None  # None: the channel's own threshold is enough
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementChoice:
+    """Where machines must be, and the weakest source that is believed."""
+
+    name: str  # "zone"
+    values: tuple[str, ...]  # sorted
+    strength: Strength
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChoice:
+    """Devices that a machine must show, and what is asked of each of them."""
+
+    platform: str  # "nvidia-gpu"
+    roots: tuple[str, ...]  # sorted
+    least: int
+    require: tuple[tuple[str, Expect], ...]  # sorted
+    deny: tuple[Denial, ...]  # sorted by name
+    place: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,30 +105,50 @@ class PlatformChoice:
     roots: tuple[str, ...]  # labels of roots that evidence may end in, sorted
     require: tuple[tuple[str, Expect], ...]  # claim path -> expectation, sorted
     place: Place
+    deny: tuple[Denial, ...] = ()  # sorted by name
+    placement: tuple[PlacementChoice, ...] = ()  # sorted by name
+    devices: tuple[DeviceChoice, ...] = ()  # sorted by platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerTarget:
-    """Our own broker. It expresses everything, so it has nothing to waive."""
+class FirmwareDenial:
+    """Firmware files that no tuple may be measured with, with the reason."""
 
+    name: str
+    firmware: tuple[Digest, ...]  # sorted
+    reason: str
+    since: date
     place: Place
-    name: str = "broker"
-    waivers: tuple[Waiver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrusteeTarget:
-    """A Trustee deployment, and what its owner says of its configuration."""
+class Party:
+    """One of several whose requirements all hold: its own supply chain, and its own platform requirements."""
 
+    name: str  # "hospital.example"
+    supply_chain: SupplyChain
+    platforms: tuple[PlatformChoice, ...]  # sorted by platform
+    max_age_seconds: int
     place: Place
-    version: str  # "0.21"
-    session_minutes: int  # its `attestation_service.timeout`: longest time from challenge to evidence
-    attestation_keys: tuple[str, ...]  # base64 DER SPKI of the keys that may sign evidence; empty: not pinned
-    waivers: tuple[Waiver, ...]
-    name: str = "trustee"
 
 
-Target = BrokerTarget | TrusteeTarget
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A deployment that the policy is compiled for. Each target's module extends this with its own fields."""
+
+    name: str  # "trustee"
+    place: Place
+    waivers: tuple[Waiver, ...]  # of what this target can not express; sorted by requirement
+
+    @property
+    def words(self) -> str:
+        """What its owner says of it, in one line; for the difference of two policies."""
+        return "compiled"
+
+    @property
+    def never_in_production(self) -> tuple[str, ...]:
+        """Requirements that no production policy may waive for this target."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +163,18 @@ class Policy:
     supply_chain: SupplyChain
     platforms: tuple[PlatformChoice, ...]  # sorted by platform
     max_age_seconds: int
+    reattest_seconds: int
     waivers: tuple[Waiver, ...]  # sorted by requirement
     targets: tuple[Target, ...]  # sorted by name
     digest: Digest  # sha256 of the file's bytes
     places: tuple[tuple[str, Place], ...]  # of fields that a rule may point at: ("until", line 4 column 8)
+    denied_firmware: tuple[FirmwareDenial, ...] = ()  # sorted by name
+    parties: tuple[Party, ...] = ()  # beside the author, whose requirements are those above; sorted by name
+
+    @property
+    def sides(self) -> tuple[Policy | Party, ...]:
+        """The author and every party: what each of them asks must hold."""
+        return (self, *self.parties)
 
     def place(self, field: str) -> Place:
         """Where ``field`` stands in the file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from tallystick.core.digests import Digest
 from tallystick.core.expect import Expect
@@ -44,6 +44,39 @@ class KeyRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """Values of one claim that nobody may show, with the reason: a firmware or microcode that is known bad."""
+
+    name: str  # "microcode-2026-07"
+    claim: str  # claim path
+    values: tuple[bool | int | str, ...]  # all of the claim's type, sorted by their text; of a list: elements
+    reason: str  # "CVE-2026-0001"
+    since: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a machine must be, and whose word is good enough for that."""
+
+    name: str  # "zone": one of platforms.PLACES
+    values: tuple[str, ...]  # sorted
+    strength: str  # platforms.Strength: the weakest source that is taken
+    claim: str  # where evidence says it, strongly enough; "" when no claim does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRule:
+    """What is asked of every device of one kind. At least ``least`` of them must be shown."""
+
+    platform: str  # "nvidia-gpu"
+    evidence_kind: str
+    roots: tuple[str, ...]  # sorted
+    least: int  # 1 or more
+    require: tuple[tuple[str, Expect], ...]  # claim path -> expectation, sorted by path
+    deny: tuple[Denial, ...] = ()  # sorted by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformRule:
     """What is asked of every evidence of one platform, whichever release it matches."""
 
@@ -51,6 +84,9 @@ class PlatformRule:
     evidence_kind: str
     roots: tuple[str, ...]  # labels of evidence roots that are accepted: ("software-tpm",), sorted
     require: tuple[tuple[str, Expect], ...]  # claim path -> expectation, sorted by path
+    deny: tuple[Denial, ...] = ()  # sorted by name
+    placement: tuple[Placement, ...] = ()  # sorted by name
+    devices: tuple[DeviceRule, ...] = ()  # sorted by platform; devices of no rule are refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +112,10 @@ class NormalForm:
     waivers: tuple[tuple[str, Expect], ...]  # requirement name -> Waived, sorted
     residuals: tuple[Residual, ...]  # sorted by target, requirement
     not_after: datetime  # the compiled policy's own end
+    reattest_seconds: int  # a workload that holds a key attests again within this time, or its lease ends
+    parties: tuple[
+        str, ...
+    ] = ()  # whose requirements these are, all of them; sorted; () is the author's alone
 
     def platform(self, name: str) -> PlatformRule | None:
         """Return the rule of the platform ``name``, or None when this policy does not allow it."""

@@ -1,16 +1,19 @@
-"""The platforms a policy may allow: their claims, the registers a tuple must pin, and what debug looks like.
+"""What a platform is: the claims of its evidence, the registers that a tuple must pin, and its strict defaults.
 
-Adding one is a decision record and a row here; a platform that is not in the table is unsupported.
+The rows are in :mod:`tallystick.policy.hardware`. Adding one is a decision record and a row there; a platform
+that is not in the table is unsupported.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from tallystick.core.errors import Unsupported
-from tallystick.core.expect import Exactly
+from tallystick.core.expect import Exactly, Expect
 
 # Labels of roots that anybody can make at home. No production policy accepts them (DESIGN.md, invariant 8).
 DEVELOPMENT_ROOTS = {
@@ -24,8 +27,17 @@ DEVELOPMENT_ISSUERS = ("https://tallystick.local/embedded-dev",)
 class ClaimType(Enum):
     """What a claim's value is, and how it is spelled."""
 
+    BYTES6 = ("12 lower-case hex digits", r"[0-9a-f]{12}")
+    BYTES8 = ("16 lower-case hex digits", r"[0-9a-f]{16}")
+    BYTES16 = ("32 lower-case hex digits", r"[0-9a-f]{32}")
     SHA256 = ("64 lower-case hex digits", r"[0-9a-f]{64}")
+    SHA384 = ("96 lower-case hex digits", r"[0-9a-f]{96}")
+    BYTES64 = ("128 lower-case hex digits", r"[0-9a-f]{128}")
+    REALM = ("64, 96 or 128 lower-case hex digits", r"[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128}")
+    HEX = ("lower-case hex digits", r"([0-9a-f]{2}){1,256}")
+    OCI_DIGEST = ("sha256: and 64 lower-case hex digits", r"sha256:[0-9a-f]{64}")
     TEXT = ("a text", r"(?s).{1,4096}")
+    TEXTS = ("a list of texts", r"(?s).{1,4095}.?")  # of each
     INTEGER = ("a whole number", None)
     BOOLEAN = ("true or false", None)
 
@@ -34,7 +46,10 @@ class ClaimType(Enum):
         self.pattern = pattern
 
     def holds(self, value: object) -> bool:
-        """Say whether ``value`` is of this type, strictly: True is no number and "1" is neither."""
+        """Say whether ``value`` is of this type, strictly: True is no number and "1" is neither.
+
+        Of a list's type this is asked of each element.
+        """
         if self is ClaimType.BOOLEAN:
             return isinstance(value, bool)
         if self is ClaimType.INTEGER:
@@ -42,45 +57,66 @@ class ClaimType(Enum):
         return isinstance(value, str) and re.fullmatch(self.pattern or "", value) is not None
 
 
+class Strength(Enum):
+    """Whose word a claim about a machine's place is. The later, the stronger."""
+
+    SELF_ASSERTED = "self-asserted"  # the workload says so itself
+    PROVIDER_SIGNED = "provider-signed"  # the cloud provider signed it
+    HARDWARE = "hardware"  # the processor's own key signed it
+
+    def covers(self, wanted: Strength) -> bool:
+        """Say whether this source is at least as strong as ``wanted``."""
+        order = list(Strength)
+        return order.index(self) >= order.index(wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceClaim:
+    """Where a platform's evidence says something of its place."""
+
+    name: str  # "zone": one of PLACES
+    path: str
+    strength: Strength
+
+
+PLACES = ("region", "zone", "account", "tenancy", "provider")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """One kind of machine that evidence can come from."""
+    """One kind of machine, or of device in one, that evidence can come from."""
 
     name: str
     evidence_kind: str
     family: str  # begins the codes of findings: "tpm.pcr04.mismatch"
-    registers: tuple[str, ...]  # each is pinned by every tuple, or waived by name
+    pinned: tuple[tuple[str, ClaimType], ...]  # registers: each is pinned by every tuple, or waived by name
     never_zero: tuple[str, ...]  # registers that a measured launch always extends
     claims: tuple[tuple[str, ClaimType], ...]  # what evidence says beside the registers
     debug_off: tuple[tuple[str, Exactly], ...]  # claims that say a debugger can not look inside
+    strict: tuple[
+        tuple[str, Expect], ...
+    ] = ()  # what holds unless the policy says something else of the claim
+    stated: tuple[str, ...] = ()  # claims that have no strict default, and that every policy must state
+    places: tuple[PlaceClaim, ...] = ()
+    device: bool = False  # evidence of it accompanies that of a machine; it has no registers of its own
+    _types: Mapping[str, ClaimType] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the claims."""
+        object.__setattr__(self, "_types", dict((*self.claims, *self.pinned)))
+
+    @property
+    def registers(self) -> tuple[str, ...]:
+        """The names of the registers."""
+        return tuple(name for name, _ in self.pinned)
 
     def claim_type(self, path: str) -> ClaimType | None:
         """Return the type of the claim at ``path``, or None when this platform's evidence has none."""
-        return ClaimType.SHA256 if path in self.registers else dict(self.claims).get(path)
+        return self._types.get(path)
 
-
-_PLATFORMS = (
-    Platform(
-        name="qemu-vtpm",
-        evidence_kind="tpm-quote",
-        family="tpm",
-        registers=tuple(f"pcr{number:02}" for number in range(16)),
-        # 8 holds the init-data, without which any artifacts could be served (docs/decisions/0081).
-        never_zero=("pcr00", "pcr04", "pcr08", "pcr09", "pcr11"),
-        claims=(
-            *((f"pcr{number:02}", ClaimType.SHA256) for number in range(16, 24)),
-            ("ak_public", ClaimType.TEXT),
-            ("clock", ClaimType.INTEGER),
-            ("firmware_version", ClaimType.INTEGER),
-            ("init_data", ClaimType.SHA256),
-            ("report_data", ClaimType.SHA256),
-            ("reset_count", ClaimType.INTEGER),
-            ("restart_count", ClaimType.INTEGER),
-            ("safe", ClaimType.BOOLEAN),
-        ),
-        debug_off=(),  # a TPM quote has no debug attribute; the channel's label keeps debug images apart
-    ),
-)
+    def place(self, name: str) -> PlaceClaim | None:
+        """Return what evidence says of ``name`` ("zone"), or None when it says nothing."""
+        return next((place for place in self.places if place.name == name), None)
 
 
 def platform(name: str, at: str = "platform") -> Platform:
@@ -94,15 +130,27 @@ def platform(name: str, at: str = "platform") -> Platform:
     """
     known = known_platform(name)
     if known is None:
-        raise Unsupported("policy", at=at, want="one of " + ", ".join(p.name for p in _PLATFORMS), got=name)
+        raise Unsupported("policy", at=at, want="one of " + ", ".join(_table()), got=name)
     return known
 
 
 def known_platform(name: str) -> Platform | None:
     """Return the platform called ``name``, or None when it is not in the table."""
-    return next((known for known in _PLATFORMS if known.name == name), None)
+    return _table().get(name)
+
+
+def platforms() -> tuple[Platform, ...]:
+    """Return every platform, sorted by name."""
+    return tuple(_table().values())
 
 
 def family(evidence_kind: str) -> str:
     """Return the word that begins a finding's code for evidence of this kind; ``evidence`` when unknown."""
-    return next((p.family for p in _PLATFORMS if p.evidence_kind == evidence_kind), "evidence")
+    return next((p.family for p in platforms() if p.evidence_kind == evidence_kind), "evidence")
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, Platform]:
+    from tallystick.policy.hardware import PLATFORMS
+
+    return {known.name: known for known in sorted(PLATFORMS, key=lambda known: known.name)}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from tallystick.core.errors import Refused
 from tallystick.core.findings import Finding
-from tallystick.policy.model import Channel, Policy, TrusteeTarget, Waiver
+from tallystick.policy.model import Channel, DeviceChoice, Party, PlatformChoice, Policy, SupplyChain, Waiver
 from tallystick.policy.platforms import DEVELOPMENT_ISSUERS, DEVELOPMENT_ROOTS, platform
 
 NEVER_WAIVED = ("freshness",)  # its absence would make a recorded quote as good as a machine
@@ -15,6 +15,7 @@ NOT_IN_PRODUCTION = ("debug-off",)
 GENERAL = ("debug-off", "rebuilds")  # what can be waived beside the registers of a platform
 _MOST_DAYS = {Channel.DEBUG: 1096, Channel.STAGING: 1096, Channel.PRODUCTION: 400}
 MOST_AGE_SECONDS = {Channel.DEBUG: 86_400, Channel.STAGING: 3_600, Channel.PRODUCTION: 600}
+MOST_REATTEST_SECONDS = {Channel.DEBUG: 604_800, Channel.STAGING: 86_400, Channel.PRODUCTION: 14_400}
 
 
 def check(policy: Policy, now: datetime) -> None:
@@ -32,14 +33,26 @@ def broken(policy: Policy, now: datetime) -> Iterator[Finding]:
     """Yield each rule that ``policy`` breaks at ``now``."""
     yield from _end("policy", f"until ({policy.place('until')})", policy.until, policy.channel, now)
     most = MOST_AGE_SECONDS[policy.channel]
-    if policy.max_age_seconds > most:
+    for side in policy.sides:
+        if side.max_age_seconds > most:
+            place = side.place if isinstance(side, Party) else policy.place("freshness")
+            yield Finding(
+                "policy.freshness.too-long",
+                f"freshness.max_age_seconds ({place})",
+                want=f"at most {most} in {policy.channel.value}",
+                got=str(side.max_age_seconds),
+            )
+    most = MOST_REATTEST_SECONDS[policy.channel]
+    if policy.reattest_seconds > most:
         yield Finding(
-            "policy.freshness.too-long",
-            f"freshness.max_age_seconds ({policy.place('freshness')})",
+            "policy.reattest.too-long",
+            f"freshness.reattest_seconds ({policy.place('freshness')})",
             want=f"at most {most} in {policy.channel.value}",
-            got=str(policy.max_age_seconds),
+            got=str(policy.reattest_seconds),
         )
     yield from _waivers(policy, now)
+    for choice in _choices(policy):
+        yield from _choice(policy, choice)
     if policy.channel is Channel.PRODUCTION:
         yield from _production(policy)
 
@@ -65,6 +78,28 @@ def _waivers(policy: Policy, now: datetime) -> Iterator[Finding]:
             yield from _waiver(waiver, policy.channel, now)
 
 
+def _choices(policy: Policy) -> Iterator[PlatformChoice | DeviceChoice]:
+    """Every platform and device that any party names."""
+    for side in policy.sides:
+        for choice in side.platforms:
+            yield choice
+            yield from choice.devices
+
+
+def _choice(policy: Policy, choice: PlatformChoice | DeviceChoice) -> Iterator[Finding]:
+    """What has no strict default is said, and debug is off unless a waiver says otherwise."""
+    known, require = platform(choice.platform), dict(choice.require)
+    where = f"platforms.{choice.platform}.require ({choice.place})"
+    for path in known.stated:
+        if path not in require:
+            want = f"what {path} must be: it has no strict default"
+            yield Finding("policy.platform.unstated", where, want=want, got="nothing")
+    for path, expect in known.debug_off:
+        if policy.waiver("debug-off") is None and require.get(path, expect) != expect:
+            want = f"{path}: {str(expect.value).lower()}, or a waiver of debug-off"
+            yield Finding("policy.debug-off", where, want=want, got=str(require[path]))
+
+
 def _waiver(waiver: Waiver, channel: Channel, now: datetime) -> Iterator[Finding]:
     yield from _end("policy.waiver", _where(waiver), waiver.until, channel, now)
     if waiver.requirement in NEVER_WAIVED:
@@ -75,7 +110,7 @@ def _waiver(waiver: Waiver, channel: Channel, now: datetime) -> Iterator[Finding
 
 
 def _production(policy: Policy) -> Iterator[Finding]:
-    for choice in policy.platforms:
+    for choice in _choices(policy):
         for root in choice.roots:
             if root in DEVELOPMENT_ROOTS:
                 yield Finding(
@@ -85,8 +120,18 @@ def _production(policy: Policy) -> Iterator[Finding]:
                     got=root,
                     note=DEVELOPMENT_ROOTS[root],
                 )
-    where = f"supply_chain ({policy.place('supply_chain')})"
-    for builder in policy.supply_chain.builders:
+    yield from _production_chain(policy.supply_chain, f"supply_chain ({policy.place('supply_chain')})")
+    for party in policy.parties:
+        yield from _production_chain(party.supply_chain, f"supply_chain of {party.name} ({party.place})")
+    for target in policy.targets:
+        for waiver in target.waivers:
+            if waiver.requirement in target.never_in_production:
+                want = "no such waiver in production"
+                yield Finding("policy.waiver.production", _where(waiver), want=want, got=waiver.requirement)
+
+
+def _production_chain(chain: SupplyChain, where: str) -> Iterator[Finding]:
+    for builder in chain.builders:
         if builder.identity.issuer in DEVELOPMENT_ISSUERS:
             yield Finding(
                 "policy.production.development-root",
@@ -95,24 +140,13 @@ def _production(policy: Policy) -> Iterator[Finding]:
                 got=builder.identity.issuer,
                 note=DEVELOPMENT_ROOTS["embedded-dev"],
             )
-    if policy.supply_chain.sbom.unexplained_files:
+    if chain.sbom.unexplained_files:
         yield Finding(
             "policy.production.unexplained-files",
             where,
             want="0 in production",
-            got=str(policy.supply_chain.sbom.unexplained_files),
+            got=str(chain.sbom.unexplained_files),
         )
-    for target in policy.targets:
-        if isinstance(target, TrusteeTarget):
-            yield from _unanchored(target)
-
-
-def _unanchored(target: TrusteeTarget) -> Iterator[Finding]:
-    """A production key is not given to whoever can make an RSA key."""
-    for waiver in target.waivers:
-        if waiver.requirement == "attestation-key-root":
-            want = "no such waiver in production"
-            yield Finding("policy.waiver.production", _where(waiver), want=want, got=waiver.requirement)
 
 
 def _where(waiver: Waiver) -> str:

@@ -7,13 +7,33 @@ match everything, and a platform without roots would take anybody's evidence.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
-from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
+from tallystick.core.expect import (
+    AtLeast,
+    AtLeastVersion,
+    Exactly,
+    Excludes,
+    Expect,
+    Includes,
+    NoneOf,
+    OneOf,
+    Only,
+    Waived,
+    version_of,
+)
 from tallystick.core.findings import Finding
 from tallystick.policy.model import Channel
-from tallystick.policy.normal import NormalForm, PermittedRelease, PlatformRule, Tuple
-from tallystick.policy.platforms import DEVELOPMENT_ROOTS, Platform, known_platform
-from tallystick.policy.rules import MOST_AGE_SECONDS
+from tallystick.policy.normal import DeviceRule, NormalForm, PermittedRelease, PlatformRule, Tuple
+from tallystick.policy.platforms import (
+    DEVELOPMENT_ROOTS,
+    PLACES,
+    ClaimType,
+    Platform,
+    Strength,
+    known_platform,
+)
+from tallystick.policy.rules import MOST_AGE_SECONDS, MOST_REATTEST_SECONDS
 
 
 def flaws(form: NormalForm) -> Iterator[Finding]:
@@ -27,6 +47,10 @@ def flaws(form: NormalForm) -> Iterator[Finding]:
         yield Finding(
             "compiled.max-age", "max_age_seconds", want=f"at most {most}", got=str(form.max_age_seconds)
         )
+    if channel is not None and form.reattest_seconds > MOST_REATTEST_SECONDS[channel]:
+        want = f"at most {MOST_REATTEST_SECONDS[channel]}"
+        yield Finding("compiled.reattest", "reattest_seconds", want=want, got=str(form.reattest_seconds))
+    waived = {name for name, _ in form.waivers}
     if not form.keys:
         yield Finding("compiled.keys", "keys", want="at least one key", got="none")
     if not form.platforms:
@@ -36,24 +60,59 @@ def flaws(form: NormalForm) -> Iterator[Finding]:
             yield Finding("compiled.waiver", f"waivers.{name}", want="a waiver", got="an expectation")
     production = channel is Channel.PRODUCTION
     for rule in form.platforms:
-        yield from _platform(rule, production=production)
+        yield from _platform(rule, f"platforms.{rule.platform}", waived, production=production)
+        for device in rule.devices:
+            where = f"platforms.{rule.platform}.devices.{device.platform}"
+            yield from _platform(device, where, waived, production=production)
     for release in form.releases:
         yield from _release(form, release, production=production)
 
 
-def _platform(rule: PlatformRule, *, production: bool) -> Iterator[Finding]:
-    where = f"platforms.{rule.platform}"
+def _platform(
+    rule: PlatformRule | DeviceRule, where: str, waived: set[str], *, production: bool
+) -> Iterator[Finding]:
     known = known_platform(rule.platform)
-    if known is None or known.evidence_kind != rule.evidence_kind:
+    device = isinstance(rule, DeviceRule)
+    if known is None or known.evidence_kind != rule.evidence_kind or known.device != device:
         yield Finding("compiled.platform", where, want="a known platform", got=rule.evidence_kind)
         return
     if not rule.roots:
         yield Finding("compiled.roots", f"{where}.roots", want="at least one root", got="none")
     yield from _development(where, rule.roots, production=production)
+    require = dict(rule.require)
     for path, expect in rule.require:
         if not _typed(known, path, expect):
             want = "values of the claim's type"
             yield Finding("compiled.require", f"{where}.require.{path}", want=want, got=repr(expect))
+    for path in (*dict(known.strict), *known.stated):
+        if path not in require:
+            yield Finding("compiled.require", f"{where}.require.{path}", want="an expectation", got="none")
+    for path, off in known.debug_off:
+        if require.get(path) != off and ("debug-off" not in waived or production):
+            yield Finding(
+                "compiled.debug-off", f"{where}.require.{path}", want=str(off), got="something else"
+            )
+    for denial in rule.deny:
+        kind = known.claim_type(denial.claim)
+        if kind is None or not all(map(kind.holds, denial.values)):
+            want = "values of the claim's type"
+            yield Finding("compiled.deny", f"{where}.deny.{denial.name}", want=want, got=denial.claim)
+    if isinstance(rule, PlatformRule):
+        yield from _places(known, rule, where)
+
+
+def _places(known: Platform, rule: PlatformRule, where: str) -> Iterator[Finding]:
+    """Every placement has values, a known strength, and the claim that carries it where there is one."""
+    strengths = {strength.value: strength for strength in Strength}
+    for placement in rule.placement:
+        at = f"{where}.placement.{placement.name}"
+        strength, source = strengths.get(placement.strength), known.place(placement.name)
+        if placement.name not in PLACES or strength is None or not placement.values:
+            yield Finding("compiled.placement", at, want="a place, its values and a strength", got="another")
+            continue
+        claim = source.path if source is not None and source.strength.covers(strength) else ""
+        if placement.claim != claim:
+            yield Finding("compiled.placement", at, want=claim or "no claim", got=placement.claim)
 
 
 def _development(where: str, labels: tuple[str, ...], *, production: bool) -> Iterator[Finding]:
@@ -93,7 +152,7 @@ def _register(
     if isinstance(expect, Exactly):
         if not _typed(known, register, expect):
             yield Finding("compiled.register", where, want="a value of the register's form", got="another")
-        elif register in known.never_zero and set(str(expect.value)) == {"0"}:
+        elif register in known.never_zero and not str(expect.value).rpartition(":")[2].strip("0"):
             yield Finding("compiled.register", where, want="what a measured launch extends", got="all zero")
     elif isinstance(expect, Waived):
         waiver = dict(form.waivers).get(register)
@@ -106,14 +165,24 @@ def _register(
 
 
 def _typed(known: Platform, path: str, expect: Expect) -> bool:
+    """Say whether ``expect`` is of a form, and of values, that the claim's type has."""
     kind = known.claim_type(path)
-    if kind is None or isinstance(expect, Waived):
+    if kind is None:
         return False
-    values = _values(expect)
-    return bool(values) and all(kind.holds(value) for value in values)
-
-
-def _values(expect: Exactly | OneOf | AtLeast) -> tuple[bool | int | str, ...]:
-    if isinstance(expect, Exactly):
-        return (expect.value,)
-    return expect.values if isinstance(expect, OneOf) else (expect.minimum,)
+    match expect:
+        case Exactly(value):
+            return kind is not ClaimType.TEXTS and kind.holds(value)
+        case OneOf(values) | NoneOf(values):
+            return kind is not ClaimType.TEXTS and bool(values) and all(map(kind.holds, values))
+        case AtLeast(minimum):
+            return kind.holds(minimum) and kind is ClaimType.INTEGER
+        case AtLeastVersion(minimum):
+            return kind is ClaimType.TEXT and version_of(minimum) is not None
+        case Only(texts):
+            return kind is ClaimType.TEXTS and all(map(kind.holds, texts))
+        case Includes(texts) | Excludes(texts):
+            return kind is ClaimType.TEXTS and bool(texts) and all(map(kind.holds, texts))
+        case Waived():
+            return False
+        case _:
+            assert_never(expect)

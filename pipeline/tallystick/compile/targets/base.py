@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
-from tallystick.policy.model import Target
+from tallystick.formats.yamldoc import Fields
+from tallystick.policy.model import Target, Waiver
 from tallystick.policy.normal import NormalForm
 
 
@@ -51,9 +52,17 @@ class Proof:
 
 
 class Backend(Protocol):
-    """One target."""
+    """One target. Its module has one of these, called ``BACKEND``; ``registry.py`` names the module."""
 
     name: str
+    schema: Mapping[str, Any]  # JSON Schema of its own fields in a policy: {"properties": …, "required": […]}
+
+    def choice(self, fields: Fields, waivers: tuple[Waiver, ...]) -> Target:
+        """Return this target's entry of a policy: take every field of its own; the caller refuses the rest.
+
+        Raises:
+            Malformed: a field that is missing or of the wrong form.
+        """
 
     def lacks(self, form: NormalForm, choice: Target) -> Iterator[Lack]:
         """Yield every requirement of ``form`` that this target can not express."""

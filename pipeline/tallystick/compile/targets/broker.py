@@ -11,30 +11,41 @@ from typing import Any
 from tallystick.appraisal.appraise import appraise
 from tallystick.appraisal.index import prepare
 from tallystick.appraisal.records import Challenge
-from tallystick.compile.domain import Case, Oracle, cases, released
+from tallystick.compile.domain import Case, Oracle, cases, nested, released
 from tallystick.compile.errors import Unproven
 from tallystick.compile.targets.base import Emitted, Lack, Proof
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.core.expect import Exactly
 from tallystick.core.findings import Finding
 from tallystick.evidence.claims import Claims
+from tallystick.formats.yamldoc import Fields
 from tallystick.policy import document
-from tallystick.policy.model import Target
+from tallystick.policy.constraints import told, unplaced
+from tallystick.policy.model import Target, Waiver
 from tallystick.policy.normal import NormalForm
 
 FILE = "policy.json"
 MOST_FINDINGS = 1_000  # after these a proof gives up
 _REPORT_DATA = bytes(range(1, 33))
+_DEVICE_DATA = bytes(range(2, 34))
 
 
 class BrokerTarget:
     """Our own broker."""
 
     name = "broker"
+    schema: Mapping[str, Any] = {"properties": {}, "required": []}
+
+    def choice(self, fields: Fields, waivers: tuple[Waiver, ...]) -> Target:
+        """Return the entry, which has no fields of its own."""
+        return Target(name=self.name, place=fields.place, waivers=waivers)
 
     def lacks(self, form: NormalForm, choice: Target) -> Iterator[Lack]:
-        """Yield nothing: the broker evaluates every requirement there is."""
-        yield from ()
+        """Yield what no evidence says: the broker evaluates every claim there is, and nothing else."""
+        for rule in form.platforms:
+            for name in unplaced(rule):
+                why = f"evidence of {rule.platform} does not say it, or nobody strong enough signs it"
+                yield Lack(requirement=name, why=why)
 
     def emit(self, form: NormalForm, choice: Target) -> Emitted:
         """Return the normal form's one document."""
@@ -70,13 +81,16 @@ def _read(files: Mapping[str, bytes]) -> NormalForm:
         raise Unproven(f"{FILE} is no compiled policy: {error.message}", findings=[finding]) from None
 
 
+BACKEND = BrokerTarget()
+
+
 class _Prover:
     """Evaluates one document and remembers what went wrong first."""
 
     def __init__(self, emitted: NormalForm, form: NormalForm, now: datetime) -> None:
         self._emitted, self._form = prepare(emitted), form
         self._form_prepared = prepare(form)
-        self._oracle = Oracle(form)
+        self._oracle = Oracle(told(form, "broker"))
         self._now = min(now, form.not_after)
         self._keys = sorted({rule.key for rule in (*form.keys, *emitted.keys)} | {"no/such/key"})
         self._accepted: set[Any] = set()
@@ -115,6 +129,10 @@ class _Prover:
                 self._try(case, replace(good, valid_until=at), at=at, same=True)
         for data in (b"", bytes(32), _REPORT_DATA[:-1], _REPORT_DATA + b"\0"):
             self._try(case, replace(good, report_data=data), same=True)
+        for number, device in enumerate(good.devices):
+            for other in _other_devices(device, self._now):
+                devices = (*good.devices[:number], other, *good.devices[number + 1 :])
+                self._try(case, replace(good, devices=devices), same=True)
         for change in ({"valid_until": self._now - timedelta(seconds=1)}, {"valid_from": None}):
             self._try(case, replace(good, **change), same=True)
 
@@ -130,7 +148,9 @@ class _Prover:
     ) -> None:
         """Decide once. ``same`` compares with the form's own answer, else the oracle knows what is right."""
         now = at or self._now
-        challenge = Challenge(report_data=_REPORT_DATA, issued_at=now - timedelta(seconds=age))
+        challenge = Challenge(
+            report_data=_REPORT_DATA, issued_at=now - timedelta(seconds=age), device_report_data=_DEVICE_DATA
+        )
         key = key or self._form.keys[0].key
         decision = appraise(claims, self._emitted, key, challenge, now)
         self._evaluated += 1
@@ -181,22 +201,44 @@ def _wrong(what: str, evidence: str, *, allowed: bool, expected: bool) -> Findin
 
 
 def _claims(case: Case, form: NormalForm, now: datetime) -> Claims:
-    rule = next((rule for rule in form.platforms if rule.evidence_kind == case.kind), None)
-    nested: dict[str, Any] = {}
-    for path, value in case.claims.items():
-        *outer, last = path.split(".")
-        place = nested
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
+    ours = [rule for rule in form.platforms if rule.evidence_kind == case.kind]
+    roots = _root([rule.roots for rule in ours]) or form.platforms[0].roots[:1]
+    devices = [device for rule in ours for device in rule.devices]
     return Claims(
         kind=case.kind,
-        values=nested,
-        roots=rule.roots[:1] if rule else form.platforms[0].roots[:1],
+        values=nested(case.claims),
+        roots=roots,
         report_data=_REPORT_DATA,
         valid_from=now - timedelta(days=1),
         valid_until=now + timedelta(days=1),
+        devices=tuple(
+            Claims(
+                kind=device.kind,
+                values=nested(device.claims),
+                roots=_root([rule.roots for rule in devices if rule.evidence_kind == device.kind]),
+                report_data=_DEVICE_DATA,
+                valid_from=now - timedelta(days=1),
+                valid_until=now + timedelta(days=1),
+            )
+            for device in case.devices
+        ),
     )
+
+
+def _other_devices(device: Claims, now: datetime) -> Iterator[Claims]:
+    """A device that is bound to something else, of another root, or no longer vouched for."""
+    for data in (b"", _REPORT_DATA, _DEVICE_DATA[:-1]):
+        yield replace(device, report_data=data)
+    for roots in ((), ("unknown",), (*device.roots, "unknown")):
+        yield replace(device, roots=roots)
+    yield replace(device, valid_until=now - timedelta(seconds=1))
+    yield replace(device, valid_from=None)
+
+
+def _root(lists: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return a root that every rule takes, or the first rule's first."""
+    shared = sorted(set.intersection(*map(set, lists))) if lists else []
+    return tuple(shared[:1]) or (lists[0][:1] if lists else ())
 
 
 def _evidence(case: Case, claims: Claims, key: str, challenge: Challenge, now: datetime) -> str:
@@ -204,6 +246,7 @@ def _evidence(case: Case, claims: Claims, key: str, challenge: Challenge, now: d
     found = {
         "kind": claims.kind,
         "claims": dict(claims.values),
+        "devices": [{"kind": device.kind, "claims": dict(device.values)} for device in claims.devices],
         "roots": list(claims.roots),
         "report_data": claims.report_data.hex(),
         "challenge": {"report_data": challenge.report_data.hex(), "issued_at": _time(challenge.issued_at)},

@@ -11,12 +11,12 @@ from typing import Any
 from tallystick.compile.errors import Inexpressible
 from tallystick.compile.targets.base import Emitted, Lack
 from tallystick.compile.targets.trustee import limits, rego
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.readme import readme
 from tallystick.core.errors import Unsupported
 from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
 from tallystick.core.findings import Finding
 from tallystick.policy import document
-from tallystick.policy.model import Target, TrusteeTarget
 from tallystick.policy.normal import NormalForm, Tuple
 
 NAME = "trustee"
@@ -123,13 +123,6 @@ def assumptions(choice: TrusteeTarget) -> tuple[str, ...]:
         "KBS: admin.authorization_mode is AuthenticatedAuthorization: whoever can write policies gets the keys",
         "KBS: no other resource policy is set afterwards; it has one for all resources",
     )
-
-
-def choice_of(choice: Target) -> TrusteeTarget:
-    """Return ``choice`` as what it is; ValueError for another target's: a caller's bug."""
-    if not isinstance(choice, TrusteeTarget):
-        raise ValueError("the trustee target takes a policy's trustee entry")
-    return choice
 
 
 def _chunks(form: NormalForm) -> tuple[list[_Chunk], tuple[rego.Rows, ...]]:

@@ -19,6 +19,7 @@ from tallystick.compile.domain import MOST_DEVIATIONS, Case, Oracle, cases, rele
 from tallystick.compile.errors import Unproven
 from tallystick.compile.targets.base import Proof
 from tallystick.compile.targets.trustee import emit, limits, reading, tried
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.engines import Engine, RegoError, Regorus, second_opinion
 from tallystick.compile.targets.trustee.simulate import (
     Denied,
@@ -32,7 +33,7 @@ from tallystick.compile.targets.trustee.varied import degraded, other_requests, 
 from tallystick.core.expect import Waived
 from tallystick.core.findings import Finding
 from tallystick.formats.ear import Tier
-from tallystick.policy.model import TrusteeTarget
+from tallystick.policy.constraints import told
 from tallystick.policy.normal import NormalForm
 
 _WINDOW = 8  # tuples that are tried together when there are many
@@ -86,7 +87,7 @@ class _Run:
         self._skip = {r.requirement for r in waived}
         self._keys = [rule.key for rule in form.keys]
         self._loaded: dict[tuple[str, str, datetime], Engine] = {}
-        self.oracle = Oracle(tried.told(form, self._skip))
+        self.oracle = Oracle(told(form, emit.NAME))
         self.accepted: set[Any] = set()
         self.evaluated = 0
         self._wrong: list[Finding] = []

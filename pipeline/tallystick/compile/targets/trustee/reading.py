@@ -9,10 +9,10 @@ from typing import Any
 
 from tallystick.compile.errors import Unproven
 from tallystick.compile.targets.trustee import emit, limits
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.simulate import reference_values
 from tallystick.core.digests import Digest
 from tallystick.core.findings import Finding
-from tallystick.policy.model import TrusteeTarget
 from tallystick.policy.normal import NormalForm
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.rego import Appraisal
-from tallystick.policy.model import TrusteeTarget
 
 
 def readme(

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from tallystick.compile.domain import Case
 from tallystick.compile.targets.trustee.engines import Engine
 from tallystick.compile.targets.trustee.simulate import Denied, appraisal, tcb_claims
 from tallystick.core.expect import Exactly
-from tallystick.policy.normal import NormalForm, Tuple
-
-
-def told(form: NormalForm, skip: set[str]) -> NormalForm:
-    """Return ``form`` without the requirements that are waived for this target by name."""
-    platforms = tuple(
-        replace(rule, require=tuple(pair for pair in rule.require if f"claim-{pair[0]}" not in skip))
-        for rule in form.platforms
-    )
-    return replace(form, platforms=platforms)
+from tallystick.policy.normal import Tuple
 
 
 def answer(engine: Engine, case: Case) -> dict[str, Any] | None:
