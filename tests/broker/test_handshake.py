@@ -57,8 +57,8 @@ def test_the_challenge_is_the_protocols(steady):
     [
         ({"version": "0.4.1"}, 400, "version: want 0.4.0, got 0.4.1"),
         ({"version": "0.1.1"}, 400, "version: want 0.4.0, got 0.1.1"),
-        ({"tee": "sample"}, 400, "tee: want one of tpm, got sample"),
-        ({"tee": "snp"}, 400, "tee: want one of tpm, got snp"),
+        ({"tee": "sample"}, 400, "snp, tdx, tpm, got sample"),
+        ({"tee": "nvidia"}, 400, "snp, tdx, tpm, got nvidia"),
         ({"tee": 3}, 400, "tee: want a string"),
         ({"extra-params": {"supported-hash-algorithms": ["sha384"]}}, 400, "want sha256, got sha384"),
     ],

@@ -86,13 +86,22 @@ class Maker:
         return made.public_bytes(serialization.Encoding.DER)
 
     def report(
-        self, *, version=3, report_data=b"n" * 64, policy=0x30000, cpuid=(0x19, 1, 1), tcb=None, chip=None
+        self,
+        *,
+        version=3,
+        report_data=b"n" * 64,
+        policy=0x30000,
+        cpuid=(0x19, 1, 1),
+        tcb=None,
+        chip=None,
+        host_data=bytes(32),
     ):
         body = bytearray(0x2A0)
         struct.pack_into("<IIQ", body, 0, version, 0, policy)
         struct.pack_into("<II", body, 0x30, 0, 1)
         body[0x50:0x90] = report_data
         body[0x90:0xC0] = b"m" * 48
+        body[0xC0:0xE0] = host_data
         body[0x180:0x188] = tcb or bytes([4, 0, 0, 0, 0, 0, 24, 219])
         if version > 2:
             body[0x188:0x18B] = bytes(cpuid)

@@ -41,6 +41,7 @@ class BrokerConfig:
     channel_dir: Path  # the channel's TUF repository: "metadata" and "targets"
     channel: str  # its name, under which the trust file pins its root
     trust: Path  # the pinned trust file
+    endorsements: tuple[Path, ...] = ()  # chains, CRLs, TCB info, RIMs that evidence is verified with
     host: str = "127.0.0.1"
     port: int = 8777
     issuer: str = "tallystick-broker"  # "iss" of the attestation results

@@ -24,6 +24,7 @@ from tallystick.broker.policies import (
     dump_high_water,
     load_high_water,
 )
+from tallystick.broker.proving import Backing
 from tallystick.broker.secretfiles import private_folder
 from tallystick.broker.service import Broker
 from tallystick.broker.sessions import Sessions
@@ -31,6 +32,7 @@ from tallystick.broker.store import Batch, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
 from tallystick.core.errors import Misuse
+from tallystick.core.files import read_file
 from tallystick.evidence.endorsements import Endorsements
 from tallystick.policy import document
 from tallystick.release import metadata, roles
@@ -39,6 +41,7 @@ from tallystick.release.records import HighWater
 from tallystick.signing.records import Trust
 from tallystick.tlog.log import Log
 
+_MAX_ENDORSEMENT_BYTES = 16 << 20
 _NONCE_MARGIN = timedelta(minutes=5)  # a used nonce is remembered for this much longer than a session lasts
 
 
@@ -108,7 +111,13 @@ def open_broker(
         log_key=logkey.load(home.log_key),
         manufacturers=manufacturers,
         authorities=authorities,
-        endorsements=Endorsements(endorsers=tuple(one.endorser() for one in authorities)),
+        backing=Backing(
+            authorities=Endorsements(endorsers=tuple(one.endorser() for one in authorities)),
+            collateral=tuple(
+                read_file(path, "endorsement", max_bytes=_MAX_ENDORSEMENT_BYTES)
+                for path in config.endorsements
+            ),
+        ),
         sessions=Sessions(limit=config.limits.sessions, life=config.lifetimes.session),
         enrolments=Enrolments(limit=config.limits.enrolments, life=config.lifetimes.enrolment),
         threads=ThreadPoolExecutor(config.threads, thread_name_prefix="broker"),

@@ -20,7 +20,7 @@ from tallystick.broker.enrolment_ca import EnrolmentAuthority
 from tallystick.broker.ledger import Ledger
 from tallystick.broker.logkey import LogKey
 from tallystick.broker.policies import PolicySource, PolicyState
-from tallystick.broker.proving import Proven, check_tee, prove
+from tallystick.broker.proving import Backing, Proven, check_tee, prove
 from tallystick.broker.results import result_of
 from tallystick.broker.sessions import Attested, Session, Sessions
 from tallystick.broker.store import Store
@@ -29,7 +29,6 @@ from tallystick.broker.vault import KeyId, Vault, key_id
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.core.findings import Finding
-from tallystick.evidence.endorsements import Endorsements
 from tallystick.handshake import binding
 from tallystick.handshake.kbs import (
     Activation,
@@ -63,7 +62,7 @@ class Broker:
     log_key: LogKey
     manufacturers: tuple[Endorser, ...]  # whose endorsement keys may enrol
     authorities: tuple[EnrolmentAuthority, ...]  # who certify attestation keys, one for each label
-    endorsements: Endorsements  # whose word evidence may rest on: the authorities
+    backing: Backing  # what the verification of evidence may rest on
     sessions: Sessions
     enrolments: enrolling.Enrolments
     threads: ThreadPoolExecutor
@@ -186,7 +185,7 @@ class Broker:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     def _attested(self, session: Session, message: Attestation, now: datetime) -> tuple[Proven, Entry, str]:
-        proven = prove(session, message, self.endorsements, now=now)
+        proven = prove(session, message, self.backing, now=now)
         state: PolicyState | None
         try:
             state = self.policies.current(now)

@@ -61,6 +61,10 @@ def serve(
     trust: Annotated[
         Path | None, typer.Option("--trust", help="The pinned trust file. Default: the work directory's.")
     ] = None,
+    endorsements: Annotated[
+        list[Path] | None,
+        typer.Option("--endorsements", help="Chains, CRLs, TCB info, RIMs that evidence is verified with."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8777,
     passphrase_file: PassphraseFile = None,
@@ -77,6 +81,7 @@ def serve(
         channel_dir=channel_dir,
         channel=channel or channel_dir.resolve().name,
         trust=trust or folder / "trust.json",
+        endorsements=tuple(endorsements or ()),
         host=host,
         port=port,
         passphrase=_passphrase(passphrase_file),

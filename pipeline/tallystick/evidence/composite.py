@@ -55,6 +55,7 @@ _TEES = {
     "tdx-quote": _Tee(name="tdx", report_data_bytes=64),
     "sgx-quote": _Tee(name="sgx", report_data_bytes=64),
     "cca-token": _Tee(name="cca", report_data_bytes=64),
+    "nitro": _Tee(name="nitro", report_data_bytes=None),  # not in the KBS protocol: the document in base64
     "tpm-quote": _Tee(name="tpm", report_data_bytes=binding.TPM_EXTRA_DATA_BYTES),
 }
 
@@ -112,6 +113,11 @@ def verify_message(
         message.additional_evidence, for_devices, binding.device_nonce(device_digest), at
     )
     return dataclasses.replace(claims, devices=devices, notes=(*claims.notes, *notes))
+
+
+def kinds_by_tee() -> dict[str, str]:
+    """Return the kind of the CPU's evidence for each TEE name of the KBS protocol."""
+    return {tee.name: kind for kind, tee in _TEES.items()}
 
 
 def _tee(kind: str) -> _Tee:
