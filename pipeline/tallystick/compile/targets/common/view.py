@@ -109,7 +109,7 @@ def lacks(
 
     Args:
         names: the claims that the target sees, by kind of evidence.
-        roots: the one root that the target itself checks, by kind of evidence.
+        roots: the one root that the target itself checks, by kind of evidence; none where it is configured.
         says: whether the language can express an expectation of the claim at a path: (kind, path, expectation).
         target: its name for people.
     """
@@ -119,8 +119,9 @@ def lacks(
             why = f"{target} takes no evidence of {rule.evidence_kind}"
             yield Lack(requirement=f"platform-{rule.platform}", why=why)
             continue
-        if roots[rule.evidence_kind] not in rule.roots:
-            why = f"{target} checks that evidence is {roots[rule.evidence_kind]}'s, which the policy does not accept"
+        root = roots.get(rule.evidence_kind)
+        if root is not None and root not in rule.roots:
+            why = f"{target} checks that evidence is of {root}, which the policy does not accept"
             yield Lack(requirement=f"platform-{rule.platform}", why=why)
         for register in sorted(_registers(form, rule) - set(known)):
             yield Lack(requirement=f"register-{register}", why=f"{target} does not see {register}")

@@ -31,7 +31,7 @@ KEYS = Lack(
     why="a Coordinator derives one secret for a workload from its own seed, and holds no keys of anybody else: "
     "the policy's keys have to be wrapped under that secret",
 )
-END = Lack(requirement="policy-end", why="a manifest has no end: it holds until another one is set")
+END = Lack(requirement="end", why="a manifest has no end: it holds until another one is set")
 
 
 def file_name(number: int) -> str:
@@ -70,8 +70,10 @@ def assumptions(choice: Contrast) -> tuple[str, ...]:
         else "the workload owners' keys are safe"
     )
     return (
-        "Contrast: each manifest is another Coordinator's. One Coordinator has one manifest, and combines every "
-        "policy hash in it with every Reference Value",
+        (
+            "Contrast: each manifest is another Coordinator's. One Coordinator has one manifest, and combines every "
+            "policy hash in it with every Reference Value"
+        ),
         f"Contrast: {owners}; who can set a manifest decides who gets secrets",
         "Contrast: a CA certificate and secrets that were handed out stay good after the manifest changes",
         "Contrast: the guest is launched with Contrast's own ID block, which its validator asks for",

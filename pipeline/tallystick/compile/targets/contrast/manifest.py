@@ -156,7 +156,7 @@ def _readable(report: Mapping[str, Any]) -> bool:
 
 
 def _hex(value: object, digits: int) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{%d}" % digits, value) is not None
+    return isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", value) is not None
 
 
 def _byte(value: object) -> bool:

@@ -46,10 +46,14 @@ def lacks(form: NormalForm, choice: IntelIta) -> Iterator[Lack]:
 def assumptions(choice: IntelIta) -> tuple[str, ...]:
     """Return what the relying party must do, because no policy can."""
     return (
-        "Relying party: iss is Trust Authority's, the signature holds against its JWKS, verifier_nonce or "
-        "attester_runtime_data holds the relying party's own nonce",
-        "Relying party: policy_ids_matched holds the id and the hash of one of these policies; a token is issued "
-        "when none matches, too",
+        (
+            "Relying party: iss is Trust Authority's, the signature holds against its JWKS, verifier_nonce or "
+            "attester_runtime_data holds the relying party's own nonce"
+        ),
+        (
+            "Relying party: policy_ids_matched holds the id and the hash of one of these policies; a token is issued "
+            "when none matches, too"
+        ),
         f"Trust Authority: tokens live {choice.token_seconds} s (exp - iat); the relying party refuses older ones",
         "Trust Authority: who can write policies of the tenant decides who gets a token that matches",
     )

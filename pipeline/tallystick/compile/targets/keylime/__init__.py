@@ -1,0 +1,1 @@
+"""The target ``keylime``: TPM and runtime policies of Keylime agents."""

@@ -1,0 +1,1 @@
+"""The target ``nvidia``: relying-party policies of NVIDIA's attestation SDK."""
