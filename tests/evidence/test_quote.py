@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support_corpus import corpus
 
 from tallystick.core.errors import Malformed, NotGenuine, Unsupported
-from tallystick.evidence import dcap, quote
+from tallystick.evidence import dcap_collateral, dcap_level, quote
 from tallystick.formats import dcap_quote
 
 # kind, quote, collateral, time, status, advisories, debug
@@ -197,7 +197,7 @@ def test_the_claims_are_trustees():
     ],
 )
 def test_statuses_converge_as_intels_library_has_it(statuses, together):
-    assert dcap._worst(statuses) == together
+    assert dcap_level.worst(statuses) == together
 
 
 @settings(max_examples=200, deadline=None)
@@ -208,4 +208,4 @@ def test_no_bytes_crash_the_parsers(data, extension):
     with suppress(Malformed):
         dcap_quote.pck_extension(extension)
     with suppress(Malformed):
-        dcap.parse_collateral(extension)
+        dcap_collateral.parse(extension)

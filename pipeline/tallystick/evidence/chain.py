@@ -8,15 +8,18 @@ Source: RFC 5280, 6.1, without name constraints and policies, which none of thes
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from tallystick.core.errors import Malformed
@@ -230,39 +233,28 @@ def standing(chain: Chain, lists: Sequence[x509.CertificateRevocationList], code
     """Return ``chain`` with what ``lists`` say of it. A list of somebody who is not in the chain is left aside."""
     wrong: list[Finding] = []
     revoked: list[tuple[datetime, Finding]] = []
-    windows: dict[x509.Name, list[tuple[datetime, datetime]]] = {}
-    for crl in lists:
-        issuer = next((c for c in chain.certificates[1:] if c.subject == crl.issuer), None)
-        if issuer is None:
-            continue
-        bad = tuple(_bad_list(crl, issuer, code))
-        wrong += bad
-        if bad:
-            windows.setdefault(issuer.subject, [])
-            continue
-        start = crl.last_update_utc
-        windows.setdefault(issuer.subject, []).append((start, crl.next_update_utc or start))
-        for certificate in chain.certificates[:-1]:
-            entry = None
-            if certificate.issuer == issuer.subject:
-                entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    windows: list[tuple[str, tuple[tuple[datetime, datetime], ...]]] = []
+    notes: list[Finding] = []
+    issuers = [crl.issuer for crl in lists]
+    for certificate, issuer in itertools.pairwise(chain.certificates):
+        name, where = issuer.subject, f"certificate {common_name(certificate)}"
+        its_own = [crl for crl, said in zip(lists, issuers, strict=True) if said == name]
+        if not its_own:
+            want = "a revocation list of its issuer"
+            notes.append(Finding(f"{code}.crl.missing", where, want, "none was given"))
+        current: list[tuple[datetime, datetime]] = []
+        for crl in its_own:
+            if bad := tuple(_bad_list(crl, issuer, code)):
+                wrong += bad
+                continue
+            current.append((crl.last_update_utc, crl.next_update_utc or crl.last_update_utc))
+            entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
             if entry is not None:
                 since = entry.revocation_date_utc
-                where = f"certificate {common_name(certificate)}"
                 revoked.append((since, Finding(f"{code}.revoked", where, "not revoked", since.isoformat())))
-    notes = tuple(
-        Finding(
-            f"{code}.crl.missing",
-            f"certificate {common_name(certificate)}",
-            "a revocation list of its issuer",
-            "none was given",
-        )
-        for certificate in chain.certificates[:-1]
-        if certificate.issuer not in windows
-    )
-    names = {c.subject: common_name(c) for c in chain.certificates}
-    current = tuple((names[name], tuple(found)) for name, found in windows.items() if found)
-    return Standing(chain, code, tuple(wrong), tuple(revoked), current, notes)
+        if current:
+            windows.append((common_name(issuer), tuple(current)))
+    return Standing(chain, code, tuple(wrong), tuple(revoked), tuple(windows), tuple(notes))
 
 
 def check_revocation(
@@ -275,16 +267,23 @@ def check_revocation(
 
 def _bad_list(crl: x509.CertificateRevocationList, issuer: x509.Certificate, code: str) -> Iterator[Finding]:
     where = f"revocation list of {common_name(issuer)}"
-    try:
-        holds = crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (TypeError, ValueError, UnsupportedAlgorithm):
-        holds = False
-    if not holds and not _pss_holds(crl, issuer):
+    if not _list_holds(crl.public_bytes(Encoding.DER), issuer):
         yield Finding(f"{code}.crl.signature", where, "a signature by its issuer", "another")
     for extension in crl.extensions:
         if extension.critical:  # a delta, or a list of some certificates alone (RFC 5280, 5.2)
             got = extension.oid.dotted_string
             yield Finding(f"{code}.crl.extension", where, "a whole list, without critical extensions", got)
+
+
+@lru_cache(maxsize=256)
+def _list_holds(der: bytes, issuer: x509.Certificate) -> bool:
+    """Return whether the list is signed by ``issuer``. Kept: several chains meet in the same authority."""
+    crl = x509.load_der_x509_crl(der)
+    try:
+        holds = crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        holds = False
+    return holds or _pss_holds(crl, issuer)
 
 
 def _pss_holds(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:

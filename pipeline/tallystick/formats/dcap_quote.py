@@ -6,7 +6,9 @@ Source: Intel SGX ECDSA QuoteLibReference, Appendix A (version 3); Intel TDX DCA
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.formats.cursor import Cursor
@@ -113,12 +115,26 @@ def parse(data: bytes) -> Quote:
     signed = data[: cursor.at]
     length = cursor.little("signature data length", 4)
     signature = Cursor(cursor.take("signature data", length), "quote signature data")
+    by_key, key = signature.take("signature", 64), signature.take("attestation key", 64)
+    qe, qe_signature, auth, chain = _certification(signature.rest(), version)
     rest = cursor.rest()
     if any(rest):
         raise Malformed(
             _WHAT, at=f"end at offset {len(data) - len(rest)}", want="nothing, or zeros", got=rest[:16].hex()
         )
-    return _signature(version, header, body_type, body, signed, signature)
+    return Quote(
+        version=version,
+        header=header,
+        body_type=body_type,
+        body=body,
+        signed=signed,
+        signature=by_key,
+        attestation_key=key,
+        qe_report=qe,
+        qe_signature=qe_signature,
+        qe_auth_data=auth,
+        pck_chain=chain,
+    )
 
 
 def _body(tee: int, body_type: int | None, raw: bytes) -> EnclaveReport | TdReport:
@@ -164,21 +180,14 @@ def enclave_report(raw: bytes) -> EnclaveReport:
     )
 
 
+_TD_FIELDS = struct.Struct("<16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")  # TEE_TCB_SVN to REPORTDATA
+
+
 def _td_report(raw: bytes) -> TdReport:
-    cursor = Cursor(raw, "TD report")
-    tcb, seam, signer = (
-        cursor.take("TEE_TCB_SVN", 16),
-        cursor.take("MRSEAM", 48),
-        cursor.take("MRSIGNERSEAM", 48),
-    )
-    seam_attributes, attributes = cursor.take("SEAMATTRIBUTES", 8), cursor.take("TDATTRIBUTES", 8)
-    xfam, td, config = cursor.take("XFAM", 8), cursor.take("MRTD", 48), cursor.take("MRCONFIGID", 48)
-    owner, owner_config = cursor.take("MROWNER", 48), cursor.take("MROWNERCONFIG", 48)
-    first, second, third, fourth = (cursor.take(f"RTMR{i}", 48) for i in range(4))
-    report_data = cursor.take("REPORTDATA", 64)
-    tcb2 = cursor.take("TEE_TCB_SVN2", 16) if cursor.left else None
-    service = cursor.take("MRSERVICETD", 48) if tcb2 is not None else None
-    cursor.end()
+    (
+        tcb, seam, signer, seam_attributes, attributes, xfam, td, config, owner, owner_config,
+        first, second, third, fourth, report_data,
+    ) = _TD_FIELDS.unpack_from(raw)  # fmt: skip
     return TdReport(
         tee_tcb_svn=tcb,
         mr_seam=seam,
@@ -192,20 +201,18 @@ def _td_report(raw: bytes) -> TdReport:
         mr_owner_config=owner_config,
         rtmr=(first, second, third, fourth),
         report_data=report_data,
-        tee_tcb_svn2=tcb2,
-        mr_service_td=service,
+        tee_tcb_svn2=raw[584:600] if len(raw) == _TD15_BYTES else None,
+        mr_service_td=raw[600:648] if len(raw) == _TD15_BYTES else None,
     )
 
 
-def _signature(
-    version: int,
-    header: bytes,
-    body_type: int | None,
-    body: EnclaveReport | TdReport,
-    signed: bytes,
-    cursor: Cursor,
-) -> Quote:
-    signature, key = cursor.take("signature", 64), cursor.take("attestation key", 64)
+@lru_cache(maxsize=1024)
+def _certification(data: bytes, version: int) -> tuple[EnclaveReport, bytes, bytes, bytes | None]:
+    """Return (QE report, its signature, authentication data, PCK chain) out of what follows the attestation key.
+
+    Kept by its bytes: a quoting enclave sends the same with each of its quotes.
+    """
+    cursor = Cursor(data, "quote certification data")
     if version > 3:
         kind, size = cursor.little("certification data type", 2), cursor.little("certification data size", 4)
         if kind != _QE_REPORT:
@@ -218,19 +225,7 @@ def _signature(
     kind, size = cursor.little("certification data type", 2), cursor.little("certification data size", 4)
     certification = cursor.take("certification data", size)
     cursor.end()
-    return Quote(
-        version=version,
-        header=header,
-        body_type=body_type,
-        body=body,
-        signed=signed,
-        signature=signature,
-        attestation_key=key,
-        qe_report=qe,
-        qe_signature=qe_signature,
-        qe_auth_data=auth,
-        pck_chain=certification.rstrip(b"\0") if kind == _PCK_CHAIN else None,
-    )
+    return qe, qe_signature, auth, certification.rstrip(b"\0") if kind == _PCK_CHAIN else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,35 +266,42 @@ def pck_extension(der: bytes) -> PckExtension:
 
 def _pairs(data: bytes) -> list[tuple[bytes, bytes]]:
     """Return (last arc of the OID, value) of each SEQUENCE { OID, value } in ``data``."""
-    found = []
-    while data:
-        body, data = _element(data, 0x30)
-        oid, value = _element(body, 0x06)
-        tag = value[0] if value else 0
-        content, left = _element(value, tag)
-        if left:
-            raise Malformed("PCK certificate", at="SGX extension", want="pairs", got="more than two values")
-        found.append((oid[-1:], content))
+    found, at = [], 0
+    while at < len(data):
+        start, end = _element(data, at, 0x30)
+        oid, oid_end = _element(data, start, 0x06)
+        if not oid < oid_end < end:
+            raise _malformed("an OID and a value", f"{end - oid_end} bytes after the OID")
+        value, value_end = _element(data, oid_end, data[oid_end])
+        if value_end != end:
+            raise _malformed("pairs", "more than two values")
+        found.append((data[oid_end - 1 : oid_end], data[value:value_end]))
+        at = end
     return found
 
 
 def _content(data: bytes, tag: int) -> bytes:
-    content, left = _element(data, tag)
-    if left:
-        raise Malformed(
-            "PCK certificate", at="SGX extension", want="one value", got=f"{len(left)} bytes over"
-        )
-    return content
+    start, end = _element(data, 0, tag)
+    if end != len(data):
+        raise _malformed("one value", f"{len(data) - end} bytes over")
+    return data[start:end]
 
 
-def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
-    """Return (content, what follows) of the DER element at the start of ``data``."""
-    cursor = Cursor(data, "PCK certificate extension")
-    got = cursor.little("tag", 1)
-    if got != tag or got == 0:
-        raise cursor.bad("tag", want=hex(tag), got=hex(got))
-    size = cursor.little("length", 1)
+def _element(data: bytes, at: int, tag: int) -> tuple[int, int]:
+    """Return (start of the content, end) of the DER element at ``at``."""
+    head = data[at : at + 4]
+    if len(head) < 2 or head[0] != tag:
+        raise _malformed(f"tag {tag:#x} at offset {at}", head[:1].hex() or "the end")
+    size, start = head[1], at + 2
     if size & 0x80:
-        size = cursor.big("length", size & 0x7F) if 1 <= size & 0x7F <= 2 else 1 << 30
-    content = cursor.take("content", size)
-    return content, cursor.rest()
+        width = size & 0x7F
+        if not 1 <= width <= 2 or len(head) < 2 + width:
+            raise _malformed(f"a length of at most two bytes at offset {at}", head.hex())
+        size, start = int.from_bytes(head[2 : 2 + width], "big"), start + width
+    if start + size > len(data):
+        raise _malformed(f"{size} bytes at offset {start}", f"{len(data) - start} left")
+    return start, start + size
+
+
+def _malformed(want: str, got: str) -> Malformed:
+    return Malformed("PCK certificate", at="SGX extension", want=want, got=got)
