@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "provenance": ("provenance", "Show or check the provenance of a release."),
     "measure": ("measure", "Predict a launch measurement from files; say why two differ."),
     "sign": ("sign", "Sign a release's statements."),
+    "keys": ("keys", "Show how private keys are kept; encrypt them; use one in a hardware token."),
     "sigstore": ("sigstore", "Serve the embedded Sigstore to other people's clients."),
     "verify": ("verify", "Verify a release, or any Sigstore bundle, offline."),
     "push": ("push", "Push a release into a container registry."),

@@ -83,27 +83,31 @@ def marks_file(home: Path, channel: str) -> Path:
 
 def person_key(workdir: Path | None, name: str) -> Signatory:
     """Return the channel and link key of the person ``name``."""
+    from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.release import keys
     from tallystick.signing import people
 
-    return keys.load(people.folder(workdirs.place(workdir), name), name)
+    return keys.load(people.folder(workdirs.place(workdir), name), name, passphrase=passphrase.secret)
 
 
 def online_key(workdir: Path | None, channel: str) -> Signatory:
     """Return the key that signs a channel's snapshot and timestamp."""
+    from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.release import keys, tuf
 
-    return keys.load(channel_folder(workdirs.place(workdir), channel), "online", file=tuf.ONLINE_KEY)
+    place = channel_folder(workdirs.place(workdir), channel)
+    return keys.load(place, "online", file=tuf.ONLINE_KEY, passphrase=passphrase.secret)
 
 
 def signer(workdir: Path | None, name: str, now: datetime) -> AbstractContextManager[Signer]:
     """Return a Sigstore signer in the person's name."""
+    from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.signing import sigstore
 
-    return sigstore.embedded(workdirs.place(workdir), name, now)
+    return sigstore.embedded(workdirs.place(workdir), name, now, passphrase.secret)
 
 
 def change_document(change: Change, *, live: bool) -> dict[str, Any]:

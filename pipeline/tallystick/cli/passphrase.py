@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from tallystick.core.errors import Misuse
 
@@ -22,6 +22,7 @@ def choose(descriptor: int | None, variable: str | None) -> None:
     """Keep what the command line said about where the passphrase is."""
     _source.clear()
     given.cache_clear()
+    secret.cache_clear()
     if descriptor is not None and variable is not None:
         raise Misuse("name one place: --passphrase-fd or --passphrase-env", code="passphrase.where")
     if descriptor is not None:
@@ -47,6 +48,12 @@ def given() -> bytes | None:
             raise Misuse(f"there is no passphrase in ${_source['env']}", code="passphrase.missing")
         return value.encode()
     return None
+
+
+@cache
+def secret(what: str) -> bytes | None:
+    """Return the passphrase or PIN of the key ``what``: as given, else as somebody types it, each once."""
+    return given() or asked(what)
 
 
 def asked(what: str) -> bytes | None:

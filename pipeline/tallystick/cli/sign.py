@@ -155,6 +155,7 @@ def _signer(
     now: datetime,
 ) -> AbstractContextManager[Signer]:
     """Return the signer that the options name."""
+    from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.core.files import read_file
     from tallystick.signing import sigstore
@@ -162,7 +163,7 @@ def _signer(
     if name is not None:
         folder = workdirs.place(workdir)
         _check_claim(release, folder, name)
-        return sigstore.embedded(folder, name, now)
+        return sigstore.embedded(folder, name, now, passphrase.secret)
     if trust_config is None:
         raise Misuse("--identity-token goes with --trust-config", code="sign.who")
     config = read_file(trust_config, "client trust config", max_bytes=_MAX_CONFIG_BYTES)

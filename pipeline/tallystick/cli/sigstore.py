@@ -76,7 +76,7 @@ def token(
     from tallystick.signing import people
     from tallystick.signing.embedded import proofs
 
-    person = people.load(workdirs.place(workdir), name, passphrase.given())
+    person = people.load(workdirs.place(workdir), name, passphrase.secret)
     nonce = str(_ask(f"{url}/tally/v0/challenge", None).get("nonce"))
     proof = proofs.prove(person.identity, person.key, nonce, proofs.FOR_A_TOKEN, clock.now())
     found = str(_ask(f"{url}/tally/v0/token", {"proof": proof}).get("id_token"))
@@ -111,7 +111,7 @@ def _instance(workdir: Path | None) -> Instance:
     from tallystick.cli import workdir as workdirs
     from tallystick.signing.embedded.instance import Instance
 
-    return Instance(workdirs.place(workdir) / "sigstore", passphrase.given())
+    return Instance(workdirs.place(workdir) / "sigstore", passphrase.secret)
 
 
 def _write_config(folder: Path, workdir: Path | None, url: str) -> list[str]:

@@ -6,20 +6,20 @@ Signing goes through securesystemslib's ``Signer``, so that a hardware key can t
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tallystick.core.errors import Malformed, Misuse
-from tallystick.core.files import read_file, write_file
+from tallystick.core.files import write_file
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
+    from tallystick.signing.keyfile import Passphrase
+
 KEY_FILE = "release.key"  # PKCS #8 PEM, mode 0600
 PUBLIC_KEY_BYTES = 32  # RFC 8032, Ed25519
-_MAX_KEY_FILE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,27 +63,23 @@ def make(folder: Path, name: str, *, file: str = KEY_FILE) -> Signatory:
     return load(folder, name, file=file)
 
 
-def load(folder: Path, name: str, *, file: str = KEY_FILE) -> Signatory:
-    """Return the key of ``name`` that lies in ``folder``.
+def load(folder: Path, name: str, *, file: str = KEY_FILE, passphrase: Passphrase = None) -> Signatory:
+    """Return the key of ``name`` that lies in ``folder``, or in a token that the file there names.
 
     Raises:
-        Misuse: no key there (``key.missing``), or others may read it (``key.permissions``).
+        Misuse: no key there (``key.missing``), others may read it, or its passphrase is missing or wrong.
         Malformed: not an Ed25519 key in PKCS #8 PEM.
+        Unreachable: its token is not there.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.signer import CryptoSigner
+
+    from tallystick.signing import keyfile
 
     path = folder / file
     if not path.exists():
         raise Misuse(f"{name} has no key: there is no {path}", code="key.missing")
-    mode = os.stat(path).st_mode & 0o777
-    if mode & 0o077:
-        raise Misuse(f"{path}: mode {mode:04o} lets others read it; want 0600", code="key.permissions")
-    try:
-        private = load_pem_private_key(read_file(path, "key", max_bytes=_MAX_KEY_FILE_BYTES), None)
-    except (ValueError, TypeError):
-        raise Malformed("key", at=str(path), want="PKCS #8 PEM", got="something else") from None
+    private = keyfile.read_any(path, passphrase)
     if not isinstance(private, Ed25519PrivateKey):
         raise Malformed("key", at=str(path), want="an Ed25519 key", got=type(private).__name__)
     raw = private.public_key().public_bytes_raw()

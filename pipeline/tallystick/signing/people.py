@@ -15,6 +15,8 @@ from tallystick.signing.records import Identity
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from tallystick.signing.keyfile import Passphrase
+
 _SCHEMA = "tallystick/person/v1"
 _WHAT = "person"
 
@@ -83,7 +85,7 @@ def describe(workdir: Path, name: str) -> tuple[Identity, str | None]:
     return Identity(san=document["san"], issuer=document["issuer"]), document.get("builder_id")
 
 
-def load(workdir: Path, name: str, passphrase: bytes | None = None) -> Person:
+def load(workdir: Path, name: str, passphrase: Passphrase = None) -> Person:
     """Return ``name`` with the private key.
 
     Raises:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sigstore.sign import SigningContext
 
     from tallystick.signing.embedded.instance import Instance
+    from tallystick.signing.keyfile import Passphrase
 
 _DIGESTS = ("sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")  # sigstore.dsse.Digest
 _CONFIG = "client trust config"
@@ -64,7 +65,7 @@ class Signer:
 
 
 @contextmanager
-def embedded(workdir: Path, name: str, now: datetime, passphrase: bytes | None = None) -> Iterator[Signer]:
+def embedded(workdir: Path, name: str, now: datetime, passphrase: Passphrase = None) -> Iterator[Signer]:
     """Give a signer in the name of the enrolled person ``name``, with the embedded Sigstore under ``workdir``.
 
     Raises:

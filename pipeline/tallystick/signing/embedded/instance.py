@@ -6,6 +6,7 @@ key is thrown away once it has signed the intermediate: nothing needs it again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ _MAX_BYTES = 1 << 20
 class Instance:
     """An open embedded Sigstore."""
 
-    def __init__(self, folder: Path, passphrase: bytes | None = None) -> None:
+    def __init__(self, folder: Path, passphrase: keyfile.Passphrase = None) -> None:
         """Read the folder.
 
         Raises:
@@ -65,23 +66,40 @@ class Instance:
         )
 
 
-def create(folder: Path, now: datetime, passphrase: bytes | None = None) -> None:
+def create(
+    folder: Path,
+    now: datetime,
+    passphrase: bytes | None = None,
+    hardware: Mapping[str, str] | None = None,
+) -> None:
     """Make an embedded Sigstore in ``folder``, which has to be without one.
+
+    Args:
+        passphrase: encrypts the keys at rest; the PIN of those in a token.
+        hardware: PKCS#11 URIs of keys that are in a token already: "ca" (P-384), "ct" and "rekor" (P-256).
 
     Raises:
         Misuse: there is one already (``sigstore.exists``): its keys are trusted by somebody.
     """
     if (folder / "trusted_root.json").exists() or (folder / "ca.key").exists():
         raise Misuse(f"{folder} holds an embedded Sigstore already", code="sigstore.exists")
-    root_key, ca_key = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
-    ct_key, log_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root_key = ec.generate_private_key(ec.SECP384R1())
+    curves: dict[str, ec.EllipticCurve] = {
+        "ca": ec.SECP384R1(),
+        "ct": ec.SECP256R1(),
+        "rekor": ec.SECP256R1(),
+    }
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = {
+        name: _make_key(folder / f"{name}.key", curve, passphrase, (hardware or {}).get(name))
+        for name, curve in curves.items()
+    }
+    ca_key, ct_key, log_key = made["ca"], made["ct"], made["rekor"]
     root = parts.make_root(root_key, x509.random_serial_number(), now)
     public = ca_key.public_key()
     issuing = parts.make_intermediate(public, root, root_key, x509.random_serial_number(), now)
     log = TransparencyLog(key=log_key, folder=folder / "rekor")
     log.create()
-    for name, key in (("ca.key", ca_key), ("ct.key", ct_key), ("rekor.key", log_key)):
-        keyfile.write(folder / name, key, passphrase)
     chain = (issuing, root)
     write_file(folder / "ca.pem", b"".join(one.public_bytes(Encoding.PEM) for one in chain))
     write_file(folder / "issuers.json", jsondoc.dumps([]))
@@ -106,6 +124,25 @@ def enrol(folder: Path, identity: Identity, public_key: str) -> None:
     if any(one.identity == identity for one in enrolled):
         raise Misuse(f"a key is enrolled for {identity.san} already", code="sigstore.enrolled")
     _write_enrolled(folder, (*enrolled, Enrolled(identity=identity, public_key=public_key)))
+
+
+def _make_key(
+    path: Path, curve: ec.EllipticCurve, passphrase: bytes | None, uri: str | None
+) -> ec.EllipticCurvePrivateKey:
+    """Make a key in ``path``, or let ``path`` name the one that is in a token.
+
+    Raises:
+        Malformed: the token's key is on another curve.
+    """
+    if uri is None:
+        key = ec.generate_private_key(curve)
+        keyfile.write(path, key, passphrase)
+        return key
+    write_file(path, f"{uri}\n".encode(), mode=0o600)
+    found = keyfile.read(path, passphrase)
+    if found.curve.name != curve.name:
+        raise Malformed("hardware key", at=uri, want=curve.name, got=found.curve.name)
+    return found
 
 
 def served_at(config: dict[str, Any], url: str) -> dict[str, Any]:
