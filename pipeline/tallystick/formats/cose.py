@@ -113,9 +113,10 @@ class _Walk:
         while count is None or done < count:
             if count is None and self._data[at : at + 1] == b"\xff":
                 return at + 1
-            end = self.item(at, depth)
+            first = self._data[at] if at < self._size else 0xFF
+            end = at + 1 if first < 24 else self.item(at, depth)
             if is_map:
-                if self._data[at] >= 0xE0:  # True is 1 and 1.0 is 1 where the map is made
+                if first >= 0xE0:  # True is 1 and 1.0 is 1 where the map is made
                     raise self._bad(at, "a key that is a number or a string", "another")
                 key = self._data[at:end]
                 if key in keys:

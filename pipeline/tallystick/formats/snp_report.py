@@ -6,6 +6,7 @@ GUEST_POLICY, Table 10; PLATFORM_INFO, Table 24. AMD 56421 (GHCB), section 4.1.8
 
 from __future__ import annotations
 
+import struct
 import uuid
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ SIGNED_BYTES = 0x2A0
 _WHAT = "SNP report"
 _VERSIONS = (2, 3, 4, 5)  # 4 differs from 3 in no field that is read here
 _ECDSA_P384_SHA384 = 1
+# ATTESTATION_REPORT, Table 23, in its order; integers are little-endian. The last three are the SIGNATURE.
+_FIELDS = struct.Struct("<IIQ16s16sII8sQI4s64s48s32s48s48s32s32s8s3s21s64s8s3s1s3s1s8sQQ152s72s72s368s")
 SIGNING_KEYS = {0: "vcek", 1: "vlek"}  # 7: none, the report is not signed
 _PRODUCTS = {  # CPUID family, model range (AMD 57230 and the kernel's cpu tables)
     "Milan": (0x19, range(0x10)),
@@ -109,42 +112,37 @@ def parse(data: bytes) -> Report:
     """
     if len(data) != REPORT_BYTES:
         raise Malformed(_WHAT, at="size", want=f"{REPORT_BYTES} bytes", got=f"{len(data)}")
-    cursor = Cursor(data, _WHAT)
-    version = cursor.little("VERSION", 4)
+    (
+        version, guest_svn, policy, family_id, image_id, vmpl, algorithm, current_tcb, platform_info, key_info,
+        reserved, report_data, measurement, host_data, id_key, author_key, report_id, report_id_ma, reported_tcb,
+        cpuid, reserved_1, chip_id, committed_tcb, current, reserved_2, committed, reserved_3, launch_tcb,
+        launch_mit, current_mit, reserved_4, r, s, reserved_5,
+    ) = _FIELDS.unpack(data)  # fmt: skip
     if version not in _VERSIONS:
         raise Unsupported(_WHAT, at="VERSION", want="2 to 5", got=str(version))
-    guest_svn, policy = cursor.little("GUEST_SVN", 4), cursor.little("POLICY", 8)
     if not policy >> 17 & 1:
-        raise cursor.bad("POLICY", want="bit 17 set (reserved, must be one)", got=hex(policy))
-    family_id, image_id = cursor.take("FAMILY_ID", 16), cursor.take("IMAGE_ID", 16)
-    vmpl, algorithm = cursor.little("VMPL", 4), cursor.little("SIGNATURE_ALGO", 4)
+        raise Malformed(
+            _WHAT, at="POLICY at offset 8", want="bit 17 set (reserved, must be one)", got=hex(policy)
+        )
     if algorithm != _ECDSA_P384_SHA384:
         raise Unsupported(_WHAT, at="SIGNATURE_ALGO", want="1 (ECDSA P-384 with SHA-384)", got=str(algorithm))
-    current_tcb, platform_info = cursor.take("CURRENT_TCB", 8), cursor.little("PLATFORM_INFO", 8)
-    key_info = cursor.little("KEY_INFO", 4)
     if key_info >> 2 & 7 not in SIGNING_KEYS or key_info >> 5:
         raise Unsupported(_WHAT, at="KEY_INFO", want="signed by VCEK or VLEK", got=hex(key_info))
-    cursor.reserved("reserved", 4)
-    report_data, measurement = cursor.take("REPORT_DATA", 64), cursor.take("MEASUREMENT", 48)
-    host_data = cursor.take("HOST_DATA", 32)
-    id_key, author_key = cursor.take("ID_KEY_DIGEST", 48), cursor.take("AUTHOR_KEY_DIGEST", 48)
-    report_id, report_id_ma = cursor.take("REPORT_ID", 32), cursor.take("REPORT_ID_MA", 32)
-    reported_tcb, cpuid = cursor.take("REPORTED_TCB", 8), cursor.take("CPUID", 3)
     if version == 2 and any(cpuid):
-        raise cursor.bad("CPUID", want="zero in version 2", got=cpuid.hex())
-    cursor.reserved("reserved", 21)
-    chip_id, committed_tcb = cursor.take("CHIP_ID", 64), cursor.take("COMMITTED_TCB", 8)
-    current_version, committed_version = _version(cursor, "CURRENT"), _version(cursor, "COMMITTED")
-    launch_tcb = cursor.take("LAUNCH_TCB", 8)
-    mitigations: tuple[int, int] | None = None
-    if version == 5:
-        mitigations = cursor.little("LAUNCH_MIT_VECTOR", 8), cursor.little("CURRENT_MIT_VECTOR", 8)
-        cursor.reserved("reserved", 152)
-    else:
-        cursor.reserved("reserved", 168)
-    r, s = cursor.little("SIGNATURE r", 72), cursor.little("SIGNATURE s", 72)
-    cursor.reserved("SIGNATURE reserved", 368)
-    cursor.end()
+        raise Malformed(_WHAT, at="CPUID at offset 0x188", want="zero in version 2", got=cpuid.hex())
+    if version < 5 and (launch_mit or current_mit):
+        got = f"{launch_mit:x}, {current_mit:x}"
+        raise Malformed(_WHAT, at="reserved at offset 0x1f8", want="all zero before version 5", got=got)
+    for offset, zeros in (
+        (0x4C, reserved),
+        (0x18B, reserved_1),
+        (0x1EB, reserved_2),
+        (0x1EF, reserved_3),
+        (0x208, reserved_4),
+        (0x330, reserved_5),
+    ):
+        if zeros.strip(b"\0"):
+            raise Malformed(_WHAT, at=f"reserved at offset {offset:#x}", want="all zero", got=zeros.hex())
     return Report(
         version=version,
         guest_svn=guest_svn,
@@ -167,18 +165,12 @@ def parse(data: bytes) -> Report:
         reported_tcb=reported_tcb,
         committed_tcb=committed_tcb,
         launch_tcb=launch_tcb,
-        current_version=current_version,
-        committed_version=committed_version,
-        mitigations=mitigations,
+        current_version=(current[2], current[1], current[0]),
+        committed_version=(committed[2], committed[1], committed[0]),
+        mitigations=(launch_mit, current_mit) if version >= 5 else None,
         signed=data[:SIGNED_BYTES],
-        signature=(r, s),
+        signature=(int.from_bytes(r, "little"), int.from_bytes(s, "little")),
     )
-
-
-def _version(cursor: Cursor, name: str) -> tuple[int, int, int]:
-    build, minor, major = cursor.take(f"{name}_BUILD, {name}_MINOR, {name}_MAJOR", 3)
-    cursor.reserved("reserved", 1)
-    return major, minor, build
 
 
 def certificate_table(data: bytes) -> dict[str, bytes]:
