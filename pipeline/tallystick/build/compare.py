@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tallystick.build import contents
 from tallystick.build.records import Build
 from tallystick.core.findings import Finding
-from tallystick.formats import drvgraph
+from tallystick.formats import drvgraph, nixstore
+from tallystick.formats.drvgraph import Graph
 
 _BLOCK_BYTES = 1 << 20
 
@@ -53,6 +55,40 @@ def steps(build: Build, first: Mapping[str, str], second: Mapping[str, str]) -> 
                 name = f"{step.variable('name')} ({output.name})"
                 want, got = first.get(output.path, "not built"), second.get(output.path, "not built")
                 yield Finding("build.step.differs", name, want, got, f"from {path}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputChange:
+    """One input of a build that another build does not have as it is: a step's own text, or a local source."""
+
+    kind: str  # "derivation" or "source"
+    name: str  # without the store's hash: "rfc8785-0.1.4-py3-none-any.whl"
+    before: str  # store path; "" where only the other build has one
+    after: str
+
+
+def changed_inputs(before: Graph, after: Graph) -> tuple[InputChange, ...]:
+    """Return what two graphs of derivations differ in at the bottom, where all that it rests on is the same.
+
+    Store paths of derivations and sources follow from their contents, so a path that both graphs have is the same
+    input. A step above a changed one differs too and is not named.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for side, (graph, other) in enumerate(((before, after), (after, before))):
+        shared = set(other.sources())
+        for source in graph.sources():
+            if source not in shared:
+                found.setdefault(("source", nixstore.name_of(source)), ["", ""])[side] = source
+        for path in graph.order:
+            made = graph[path]
+            below = all(needed in other for needed, _ in made.inputs) and shared.issuperset(made.sources)
+            if path not in other and below:
+                name = nixstore.name_of(path).removesuffix(".drv")
+                found.setdefault(("derivation", name), ["", ""])[side] = path
+    return tuple(
+        InputChange(kind=kind, name=name, before=paths[0], after=paths[1])
+        for (kind, name), paths in sorted(found.items())
+    )
 
 
 def first_difference(one: Path, other: Path) -> int | None:

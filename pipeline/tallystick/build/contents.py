@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Malformed, Unsupported
 
 SCHEMA = "tallystick/contents/v1"
+HEADERS = "(headers)"  # a container's own bytes, as nix/src/uki.py and eif.py list them
 KINDS = ("deb", "nixpkgs", "project", "wheel")
 _FIELDS = {"schema", "product", "files", "components"}
 _FILE_FIELDS = {"path", "sha256", "size", "mode", "component"}
@@ -117,6 +119,28 @@ def component_changes(before: Contents, after: Contents) -> tuple[ComponentChang
         )
         for name in sorted(files.keys() | moved)
     )
+
+
+def causes(found: Iterable[ComponentChange]) -> tuple[ComponentChange, ...]:
+    """Return the changes that are not consequences of others: the one rule for saying *why* two products differ.
+
+    What is assembled from other parts differs whenever a part does, so a component whose own source is the same is
+    named only where no component's source differs; and a container's headers, only where nothing else does.
+    """
+    changed = tuple(found)
+    real = {change.name for change in changed if change.files}  # a source may change and leave no trace
+    moved = tuple(change for change in changed if _moved(change))
+    if with_files := tuple(change for change in moved if change.name in real):
+        return with_files
+    inner = (
+        replace(change, files=tuple(file for file in change.files if file.path != HEADERS))
+        for change in changed
+    )
+    return tuple(change for change in inner if change.files) or moved or changed
+
+
+def _moved(change: ComponentChange) -> bool:
+    return change.before is None or change.after is None or change.before.digest != change.after.digest
 
 
 def _named(components: dict[str, Component], name: str) -> Component | None:

@@ -28,11 +28,11 @@ def diff(
     """
     from tallystick.release.diff import compare
 
-    found = compare(_side(before), _side(after))
+    found = compare(side(before), side(after))
     emit(_document(found), _words(found), as_json=as_json)
 
 
-def _side(folder: Path) -> Side:
+def side(folder: Path) -> Side:
     """Return what is compared of the release in ``folder``, after checking every file against its index."""
     from tallystick.build import contents
     from tallystick.core.files import read_file

@@ -96,12 +96,17 @@ def pei_volume_as_measured(pei: memoryview, model: FirmwareModel, machine: Machi
         Unsupported: the global is not where code that uses it says, or holds something before it is filled.
     """
     at = platform_info_offset(pei)
-    filled = _platform_info(machine) + model.globals_after
+    filled = filled_platform_info(model, machine)
     if any(pei[at : at + len(filled)]):
         raise Unsupported(_WHAT, at=f"mPlatformInfoHob at offset {at}", want="zeros", got="other bytes")
     measured = bytearray(pei)
     measured[at : at + len(filled)] = filled
     return bytes(measured)
+
+
+def filled_platform_info(model: FirmwareModel, machine: Machine) -> bytes:
+    """Return what lies at :func:`platform_info_offset` when the firmware measures PEIFV on ``machine``."""
+    return _platform_info(machine) + model.globals_after
 
 
 def platform_info_offset(pei: memoryview) -> int:

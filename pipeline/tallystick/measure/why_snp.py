@@ -1,0 +1,111 @@
+"""Why an SNP report's MEASUREMENT is not the predicted one: by search, since no log says what was launched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from tallystick.core.digests import Digest
+from tallystick.measure.causes import Cause, How, Unexplained, Where
+from tallystick.measure.snp import (
+    MAX_VCPUS,
+    VCPU_TYPES,
+    KernelHashes,
+    LaunchImage,
+    SnpShape,
+    Vmm,
+    launch_digests,
+)
+
+VALUE = "measurement"
+# SEV_FEATURES that a hypervisor may set beside bit 0 (AMD APM Vol. 2, table B-4, 3B0h): 1 vTOM to 17.
+_OPTIONAL_FEATURES = range(1, 18)
+_REASON = "no launch shape of the released firmware and image leads to it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What was predicted, and the firmware files that may have been launched instead."""
+
+    firmware: Digest
+    images: Mapping[Digest, LaunchImage]  # by the firmware file's SHA-256; the released one is among them
+    hashes: KernelHashes | None
+    shape: SnpShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    firmware: Digest
+    direct_boot: bool
+    shape: SnpShape
+
+
+def explain(expected: Expected, seen: bytes) -> tuple[tuple[Cause, ...], tuple[Unexplained, ...]]:
+    """Return the host's inputs that lead to the MEASUREMENT ``seen``; none, and it stays unexplained.
+
+    Of several that do, because some input does not count there, the one with the fewest differences is named.
+    """
+    matching = [found for found in _candidates(expected) if found is not None and found[1] == seen]
+    if not matching:
+        return (), (Unexplained(values=(VALUE,), reason=_REASON),)
+    nearest = min((_causes(expected, candidate) for candidate, _ in matching), key=len)
+    return nearest, ()
+
+
+def _candidates(expected: Expected) -> Iterator[tuple[_Candidate, bytes]]:
+    """Give every launch of the matrix with its digest."""
+    own = expected.shape
+    signatures = sorted({own.vcpu_signature, *VCPU_TYPES.values()})
+    for firmware, image in expected.images.items():
+        for hashes in dict.fromkeys((expected.hashes, None)):
+            for vmm in Vmm:
+                for signature in signatures if vmm is Vmm.QEMU else [own.vcpu_signature]:
+                    for features in _feature_sets(own.guest_features):
+                        shapes = [
+                            SnpShape(vcpus=n, vcpu_signature=signature, guest_features=features, vmm=vmm)
+                            for n in _counts(own.vcpus)
+                        ]
+                        for shape, digest in zip(shapes, launch_digests(image, shapes, hashes), strict=True):
+                            boot = hashes is not None
+                            yield _Candidate(firmware=firmware, direct_boot=boot, shape=shape), digest.value
+
+
+def _counts(own: int) -> list[int]:
+    return sorted({own, *range(1, MAX_VCPUS + 1)})
+
+
+def _feature_sets(own: int) -> list[int]:
+    bits = [1 << bit for bit in _OPTIONAL_FEATURES]
+    sets = {own, 1, *(own ^ bit for bit in bits), *(1 | bit for bit in bits)}
+    sets |= {1 | first | second for first, second in combinations(bits, 2) if 0x20 in (first, second)}
+    return sorted(sets)
+
+
+def _causes(expected: Expected, found: _Candidate) -> tuple[Cause, ...]:
+    own, shape = expected.shape, found.shape
+    changes = (
+        ("firmware", str(expected.firmware), str(found.firmware)),
+        ("direct-boot", _said(expected.hashes is not None), _said(found.direct_boot)),
+        ("vmm", own.vmm.value, shape.vmm.value),
+        ("vcpus", str(own.vcpus), str(shape.vcpus)),
+        ("vcpu_type", type_name(own.vcpu_signature), type_name(shape.vcpu_signature)),
+        ("guest_features", hex(own.guest_features), hex(shape.guest_features)),
+    )
+    return tuple(
+        Cause(
+            where=Where.HOST, kind=name, name=name, before=before, after=after, moves=(VALUE,), how=How.SEARCH
+        )
+        for name, before, after in changes
+        if before != after
+    )
+
+
+def type_name(signature: int) -> str:
+    """Return the vCPU types with this CPUID signature by their family's name; the signature alone if none has it."""
+    name = next((name for name, value in VCPU_TYPES.items() if value == signature), "")
+    return f"{name} ({signature:#x})" if name else f"{signature:#x}"
+
+
+def _said(direct: bool) -> str:  # noqa: FBT001
+    return "with kernel hashes" if direct else "without"
