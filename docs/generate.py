@@ -1,10 +1,11 @@
-"""Write the pages that come from the program itself: docs/reference.md and docs/exit-codes.md.
+"""Write what comes from the program itself: commands, exit codes, platforms, and the targets in the policy's schema.
 
 ``make docs`` runs it; tests/test_docs.py fails when a page differs from what this writes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,74 @@ def reference() -> str:
     return "".join(parts)
 
 
-PAGES = {"reference.md": reference, "exit-codes.md": exit_codes}
+def policy_schema() -> str:
+    """Return the schema of policies with the platforms and targets of this version."""
+    from tallystick.compile.targets.registry import backend, names
+    from tallystick.policy.platforms import platforms
+
+    place = DOCS / "schemas" / "policy.schema.json"
+    schema: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    waivers = {"type": "array", "items": {"$ref": "#/$defs/waiver"}, "minItems": 0}
+    schema["properties"]["targets"]["items"] = {
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "target": {"const": name},
+                    **backend(name).schema["properties"],
+                    "waivers": waivers,
+                },
+                "required": sorted(["target", *backend(name).schema["required"]]),
+                "additionalProperties": False,
+            }
+            for name in names()
+        ]
+    }
+    machine = schema["$defs"]["platforms"]["items"]["properties"]
+    machine["platform"]["enum"] = [known.name for known in platforms() if not known.device]
+    machine["devices"]["items"]["properties"]["device"]["enum"] = [k.name for k in platforms() if k.device]
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def platforms_page() -> str:
+    """Return the page of platforms: what their evidence says, and what a policy asks of it unless told otherwise."""
+    from tallystick.policy.document import expectation_document
+    from tallystick.policy.platforms import platforms
+
+    parts = [
+        "# Platforms and their claims\n\nMade from `pipeline/tallystick/policy/hardware.py` by `make docs`. "
+    ]
+    parts.append("[policies.md](policies.md) says how a policy asks something of a claim.\n")
+    for known in platforms():
+        what = "a device beside a machine" if known.device else f"evidence `{known.evidence_kind}`"
+        parts.append(
+            f"\n## `{known.name}`\n\n{what}\n\n| claim | type | unless the policy says otherwise |\n|---|---|---|\n"
+        )
+        strict, debug = dict(known.strict), dict(known.debug_off)
+        for path, kind in (*known.pinned, *known.claims):
+            said = "not asked"
+            if path in known.registers:
+                said = "**register**: each tuple pins it" + (
+                    ", never to zeros" if path in known.never_zero else ""
+                )
+            elif path in debug:
+                said = f"**debug off**: `{json.dumps(debug[path].value)}`"
+            elif path in strict:
+                said = f"`{json.dumps(expectation_document(strict[path]))}`"
+            elif path in known.stated:
+                said = "**the policy must say**"
+            parts.append(f"| `{path}` | {kind.want} | {said} |\n")
+        for one in known.places:
+            parts.append(f"\nPlace: `{one.name}` is the claim `{one.path}` ({one.strength.value}).\n")
+    return "".join(parts)
+
+
+PAGES = {
+    "reference.md": reference,
+    "exit-codes.md": exit_codes,
+    "platforms.md": platforms_page,
+    "schemas/policy.schema.json": policy_schema,
+}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():

@@ -41,7 +41,7 @@ OTHER = Identity(san="https://evil.example/builder", issuer=ISSUER)
 
 
 def codes(found, wanted=DEMO, now=NOW) -> list[str]:
-    return sorted({finding.code for finding in objections(wanted, found, now)})
+    return sorted({finding.code for finding in objections(wanted, found, channel(found), now)})
 
 
 def test_a_good_release_has_nothing_against_it():

@@ -207,8 +207,14 @@ def test_texts_are_texts_in_order(roots):
     ("require", "said"),
     [
         ({"": {"exactly": "x"}}, "want claim names, got 'an empty one'"),
-        ({"safe": {}}, "want one of exactly, one_of, at_least, waived, got nothing"),
-        ({"safe": {"exactly": True, "one_of": [1]}}, "want one of exactly, one_of, at_least, waived"),
+        (
+            {"safe": {}},
+            "want one of exactly, one_of, none_of, at_least, at_least_version, only, includes, excludes, waived, got nothing",
+        ),
+        (
+            {"safe": {"exactly": True, "one_of": [1]}},
+            "want one of exactly, one_of, none_of, at_least, at_least_version, only, includes, excludes, waived",
+        ),
         ({"safe": {"sometimes": 1}}, "got sometimes"),
         ({"reset_count": {"exactly": 2**53}}, "want a text, whole number or boolean"),
         ({"reset_count": {"one_of": [1, 1]}}, "want at least one value, each once"),

@@ -124,7 +124,7 @@ def test_no_mapping_has_an_unknown_field(text):
         (
             "platform: qemu-vtpm",
             "platform: any",
-            r"platform \(line 29 column 15\): want one of qemu-vtpm, got any",
+            r"platform \(line 29 column 15\): want one of .*qemu-vtpm, got any",
         ),
         ("roots: [software-tpm]", "roots: []", r"platforms\[0\]\.roots .*: want at least one"),
         ("roots: [software-tpm]", "roots: software-tpm", "want a list"),
@@ -159,7 +159,7 @@ def test_no_mapping_has_an_unknown_field(text):
         (
             "target: broker",
             "target: everything",
-            r"target \(line 43 column 13\): want one of broker, trustee",
+            r"target \(line 43 column 13\): want one of .*broker, .*trustee, .*got everything",
         ),
         ("target: trustee", "target: broker", r"targets\[1\]\.target .*: want each target once"),
         ("requirement: pcr-selection", "requirement: attestation-key-root", "want each requirement once"),

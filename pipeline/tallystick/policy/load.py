@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Unsupported
-from tallystick.formats.yamldoc import Fields, read
+from tallystick.formats.yamldoc import Fields, Place, read
 from tallystick.policy import sections
 from tallystick.policy.model import (
     Approvals,
@@ -45,7 +45,7 @@ _MAX_AGE_SECONDS = 86_400  # rules.py has the lower bounds of each channel
 _MAX_REATTEST_SECONDS = 7 * 86_400
 _MOST_EPOCH = 99_999
 
-TargetReader = Callable[[str, Fields], Target]
+TargetReader = Callable[[str, Fields, Place], Target]
 
 
 def load(data: bytes, target: TargetReader) -> Policy:
@@ -221,6 +221,6 @@ def _targets(fields: Fields, read_target: TargetReader) -> tuple[Target, ...]:
         name = row.text("target", *NAME)
         if name in found:
             raise row.bad("target", node, want="each target once")
-        found[name] = read_target(name, row)
+        found[name] = read_target(name, row, node.place)
         row.end()
     return tuple(found[name] for name in sorted(found))

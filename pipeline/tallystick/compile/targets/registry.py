@@ -13,7 +13,7 @@ from typing import cast
 
 from tallystick.compile.targets.base import Backend
 from tallystick.core.errors import Misuse, Unsupported
-from tallystick.formats.yamldoc import Fields
+from tallystick.formats.yamldoc import Fields, Place
 from tallystick.policy import sections
 from tallystick.policy.model import Target
 
@@ -48,15 +48,18 @@ def backend(name: str) -> Backend:
     return cast(Backend, importlib.import_module(module).BACKEND)
 
 
-def read_target(name: str, fields: Fields) -> Target:
+def read_target(name: str, fields: Fields, place: Place) -> Target:
     """Return one entry of a policy's ``targets``. A target without ``waivers`` waives nothing.
+
+    Args:
+        place: where the target's name stands.
 
     Raises:
         Malformed: a field of the wrong form. Unsupported: no such target.
     """
     if name not in names():
         want = "one of " + ", ".join(names())
-        raise Unsupported("policy", at=f"target ({fields.place})", want=want, got=name)
+        raise Unsupported("policy", at=f"target ({place})", want=want, got=name)
     waivers = sections.waivers(fields) if fields.has("waivers") else ()
     return backend(name).choice(fields, waivers)
 
