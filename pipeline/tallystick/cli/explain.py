@@ -78,7 +78,7 @@ def _changes(promoted: Path | None, running: Path | None) -> tuple[ComponentChan
         return None
     if promoted is None or running is None:
         raise Misuse("--promoted and --running are given together", code="explain.one-release")
-    from tallystick.build.contents import component_changes, parse
+    from tallystick.build.contents import causes, component_changes, parse
     from tallystick.core.files import read_file
 
     def contents(folder: Path, name: str) -> Any:
@@ -93,6 +93,4 @@ def _changes(promoted: Path | None, running: Path | None) -> tuple[ComponentChan
         for name in both
         for change in component_changes(contents(promoted, name), contents(running, name))
     ]
-    moved = [c for c in found if c.before is None or c.after is None or c.before.digest != c.after.digest]
-    # What is assembled from other parts differs whenever a part does: named only where no part does.
-    return tuple({change.words: change for change in moved or found}.values())
+    return tuple({change.words: change for change in causes(found)}.values())
