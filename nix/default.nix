@@ -14,6 +14,11 @@ let
   debian = { modules }: import ./bootstrap/toolkit.nix { locks = pinned; inherit modules; };
   toolkit = (if toolkitOf == null then debian else toolkitOf) { inherit modules; };
   images = import ./images { inherit toolkit; source = guestSource source; recipe = wanted; };
+  firmwares = import ./firmware {
+    inherit toolkit;
+    inherit (toolkit) toolchain edk2;
+  };
+  made = images // { inherit (firmwares) ovmf-amdsev ovmf-inteltdx; };
   # What of the project goes into the guest: these packages' .py files and nothing else.
   guestSource = root: builtins.path {
     path = root;
@@ -25,14 +30,14 @@ let
         else type == "regular" && builtins.match "tallystick/(__init__|(core|handshake|attester)/.*)\\.py" relative != null;
   };
 in
-images // {
-  inherit toolkit;
+made // {
+  inherit toolkit firmwares;
   checks = import ./checks { inherit toolkit nonce canary; };
   probe = let made = import ./checks/probe.nix { inherit toolkit nonce canary; }; in [ made.drvPath made.outPath ];
   # What `tally build` asks for: store paths of every product by name, and the firmware.
   index = {
     products = builtins.listToAttrs (map
-      (name: { inherit name; value = { drv = images.${name}.drvPath; out = images.${name}.outPath; contents = images.${name}.contents.outPath; }; })
+      (name: { inherit name; value = { drv = made.${name}.drvPath; out = made.${name}.outPath; contents = made.${name}.contents.outPath; }; })
       wanted.products);
     firmware = builtins.mapAttrs (_: member: toolkit.firmware member) wanted.firmware;
   };

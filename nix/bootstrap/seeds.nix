@@ -4,7 +4,7 @@
 # ever runs; a lock names no host, and the URL below says so to whoever builds without adding the seeds first.
 { system, locks }:
 let
-  fetch = seed: derivation {
+  fetch = seed: derivation ({
     name = seed.file;
     inherit system;
     inherit (seed) version purl licence;
@@ -18,7 +18,7 @@ let
     outputHashAlgo = "sha256";
     outputHash = seed.sha256;
     preferLocalBuild = true;
-  };
+  } // (if seed ? materials then { materials = builtins.toJSON seed.materials; } else { }));
 in
 rec {
   inherit system;
@@ -28,7 +28,7 @@ rec {
 
   component = entry: {
     ref = entry.purl;
-    kind = if locksKind entry == "pypi" then "wheel" else "deb";
+    kind = if locksKind entry == "pypi" then "wheel" else if entry ? materials then "firmware" else "deb";
     name = entry.package;
     seed = entry.file;
     inherit (entry) version purl licence sha256;

@@ -8,7 +8,8 @@
 #   python          { home, version }: where the interpreter and its library lie inside the python trees
 #   kernel          { tree, component }: tree/vmlinuz, tree/release, tree/modules/*.ko, tree/modules/load (in load order)
 #   stub            { file, component }
-#   firmware        member -> { drv, output, file }: one file of the firmware package
+#   firmware        member or "sha256:…" -> { drv, output, file }: one file of the firmware package, or a released firmware
+#   toolchain, edk2 the pinned packages that ../firmware builds with and from; this toolkit alone has them
 # A component is the record that contents lists carry.
 { system ? "x86_64-linux", locks, modules }:
 let
@@ -76,6 +77,18 @@ let
   };
   piece = role: keep: entry: { inherit role; tree = unpack entry keep; inherit (entry) component; };
   only = role: builtins.head (seeds.of role);
+  # A firmware of this project's own release, which was built before and is pinned here by its digest.
+  released = sha256:
+    let one = builtins.head (builtins.filter (entry: entry.component.sha256 == sha256) (seeds.of "released"));
+    in run {
+      name = "${one.package}.fd";
+      pname = one.package;
+      inherit (one.component) version;
+      inherit (one) seed;
+      path = [ ];
+      script = "cp $seed $out";
+      allowedReferences = [ ];
+    };
   single = role: member: { file = "${unpack (only role) [ member ]}/${member}"; inherit (only role) component; };
 in
 {
@@ -99,7 +112,14 @@ in
     };
   };
   stub = single "stub" "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-  firmware = member:
-    let tree = unpack (only "firmware") [ member ];
-    in { drv = tree.drvPath; output = tree.outPath; file = "${tree}/${member}"; };
+  firmware = name:
+    if builtins.match "sha256:.*" name == null
+    then
+      let tree = unpack (only "firmware") [ name ];
+      in { drv = tree.drvPath; output = tree.outPath; file = "${tree}/${name}"; }
+    else
+      let file = released (builtins.substring 7 64 name);
+      in { drv = file.drvPath; output = file.outPath; file = "${file}"; };
+  toolchain = seeds.of "toolchain";
+  edk2 = seeds.of "edk2";
 }

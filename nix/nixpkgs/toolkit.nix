@@ -105,7 +105,7 @@ in
   };
   stub = { file = "${pkgs.systemd}/lib/systemd/boot/efi/linuxx64.efi.stub"; component = component "nixpkgs" pkgs.systemd; };
   # nixpkgs names firmware by kind and not by Debian's path: only the file's name counts here.
-  firmware = member: {
+  firmware = member: if builtins.match "sha256:.*" member != null then throw "released firmware is a seed of the bootstrap toolkit" else {
     drv = pkgs.OVMF.fd.drvPath;
     output = pkgs.OVMF.fd.outPath;
     file = "${pkgs.OVMF.fd}/FV/${baseNameOf member}";

@@ -196,7 +196,7 @@ def test_the_sections_of_an_eif_are_named_by_their_kind():
 
 
 def test_what_is_no_product_is_refused():
-    with pytest.raises(Unsupported, match="want PE, EIF, OCI layout, cpio, xz or gzip"):
+    with pytest.raises(Unsupported, match="want PE, EIF, OCI layout, cpio, xz, gzip or firmware"):
         scan(b"#!/bin/sh\n", "product")
     with pytest.raises(Malformed):
         coverage.cover({"initramfs": MADE.products["initramfs"][:-9]}, LISTS)

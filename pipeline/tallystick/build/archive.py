@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tallystick.build.debian import Package, newest, packages
+from tallystick.build.debian import Package, newest, packages, source_files
 from tallystick.build.lock import Seed, Source
 from tallystick.core.errors import Misuse, Unreachable
 
@@ -98,12 +98,14 @@ def indexes() -> Iterator[Resolve]:
         fetched: dict[str, list[str]] = {}
 
         def resolve(source: Source) -> tuple[Package, ...]:
-            suite = f"{source.suite}-{source.component}"
+            suite = f"{source.suite}-{source.component}-{source.kind}"
             if suite not in fetched:
                 _check_apt()
                 options = _private_apt(Path(name) / suite.replace("/", "-"), source)
                 _apt("apt-get", *options, "-q", "update")
                 fetched[suite] = options
+            if source.kind == "debian-source":
+                return _shown_sources(fetched[suite], source)
             wanted = {*source.packages}
             for package in _shown(fetched[suite], frozenset(source.through), source):
                 wanted.add(package.depends[0])
@@ -132,12 +134,28 @@ def _shown(options: list[str], names: frozenset[str], source: Source) -> tuple[P
     return tuple(newest([package for package in found if package.name == name]) for name in sorted(names))
 
 
+def _shown_sources(options: list[str], source: Source) -> tuple[Package, ...]:
+    """Return the archives of the newest version of each source package, two or more for each."""
+    what = f"{source.suite} {source.component}"
+    found: list[Package] = []
+    for name in sorted(source.packages):
+        files = list(source_files(_apt("apt-cache", *options, "showsrc", name), name, what))
+        if not files:
+            raise Unreachable(f"{what} has no source package {name}", code="seeds.vanished")
+        version = newest(files).version
+        found += sorted((file for file in files if file.version == version), key=lambda file: file.path)
+    return tuple(found)
+
+
 def _private_apt(folder: Path, source: Source) -> list[str]:
     """Return options that keep apt inside ``folder`` and show it one suite alone."""
     (folder / "lists/partial").mkdir(parents=True)
     (folder / "cache/archives/partial").mkdir(parents=True)
     (folder / "status").touch()
-    lines = [f"deb [signed-by={_KEYRING}] {base} {source.suite} {source.component}" for base in bases()[:1]]
+    kind = "deb-src" if source.kind == "debian-source" else "deb"
+    lines = [
+        f"{kind} [signed-by={_KEYRING}] {base} {source.suite} {source.component}" for base in bases()[:1]
+    ]
     (folder / "sources.list").write_text("\n".join(lines) + "\n")
     settings = {
         "APT::Architecture": "amd64",

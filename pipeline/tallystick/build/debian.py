@@ -15,6 +15,7 @@ from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed
 
 _FIELD = re.compile(r"^([A-Za-z0-9-]+): (.*)$", re.MULTILINE)
+_CHECKSUM = re.compile(r"^ ([0-9a-f]{64}) ([0-9]+) (\S+)$", re.MULTILINE)
 _PART = re.compile(r"([^0-9]*)([0-9]*)")
 _NOT_IN_STORE_NAMES = re.compile(r"[^0-9A-Za-z+._?=-]")
 
@@ -42,6 +43,33 @@ def packages(index: str, names: frozenset[str], what: str) -> Iterator[Package]:
         head = stanza.partition("\n")[0].removeprefix("Package: ")
         if head in names:
             yield _package(dict(_FIELD.findall(stanza)), what)
+
+
+def source_files(index: str, name: str, what: str) -> Iterator[Package]:
+    """Yield the archives (.tar.*) of the source package ``name``, each as a package of architecture ``source``.
+
+    The .dsc beside them repeats their hashes, which apt has verified in the index.
+
+    Raises:
+        Malformed: a stanza lacks a field.
+    """
+    for stanza in index.split("\n\n"):
+        fields = dict(_FIELD.findall(stanza))
+        if fields.get("Package") != name:
+            continue
+        if missing := {"Version", "Directory"} - set(fields):
+            raise Malformed(what, at=name, want=", ".join(sorted(missing)), got="no such field")
+        for digest, size, file in _CHECKSUM.findall(stanza.partition("\nChecksums-Sha256:")[2]):
+            if ".tar." in file and not file.endswith(".asc"):
+                yield Package(
+                    name=name,
+                    version=fields["Version"],
+                    architecture="source",
+                    path=f"{fields['Directory']}/{file}",
+                    size_bytes=int(size),
+                    digest=Digest.parse(f"sha256:{digest}"),
+                    depends=(),
+                )
 
 
 def newest(found: list[Package]) -> Package:

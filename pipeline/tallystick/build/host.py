@@ -21,7 +21,7 @@ from tallystick.core.files import write_file
 
 GROUP = "tallybld"
 USERS = 4  # builds at the same time, at most
-_SECOND_STORE_SIZE = "2g"  # a build needs under 600 MB; tmpfs takes only what is used
+_SECOND_STORE_SIZE = "4g"  # an image needs under 600 MB, the firmware 2 GB; tmpfs takes only what is used
 _INSTALL = "install the package nix-bin (Debian, Ubuntu), elsewhere with the installer of the Nix project"
 
 # Every line matters; docs/decisions/0003-nix-settings.md says why.

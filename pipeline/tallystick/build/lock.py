@@ -15,17 +15,29 @@ from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Malformed, Unsupported
 
 SCHEMA = "tallystick/lock/v1"
-KINDS = ("debian", "pypi")
+KINDS = ("debian", "debian-source", "pypi", "release")
 _SOURCE_FIELDS = {
     "debian": {"kind", "suite", "component", "packages", "through"},
+    "debian-source": {"kind", "suite", "component", "packages"},
     "pypi": {"kind", "python", "packages"},
+    "release": {"kind", "recipe", "release", "packages"},
 }
 _SEED_FIELDS = {"package", "version", "architecture", "path", "file", "size", "sha256", "purl", "licence"}
 _UNPACKED_FIELDS = {"member", "sha256", "nar_sha256"}
+_MATERIAL_FIELDS = {"purl", "sha256"}
+_RECIPE = re.compile(r"build/[a-z0-9][a-z0-9.-]{0,80}\.yaml")
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~%:-]*(/[A-Za-z0-9][A-Za-z0-9._+~%:-]*)*")
 _FILE = re.compile(r"[0-9A-Za-z+._?=-]{1,211}")  # what Nix takes as a store name
 _HEX = re.compile("[0-9a-f]{64}")
 _MAX_SEED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a released file was itself made from."""
+
+    purl: str
+    digest: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +53,21 @@ class Seed:
     digest: Digest
     purl: str
     licence: str  # SPDX expression, or "NOASSERTION"
+    materials: tuple[Material, ...] = ()  # of a released file alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where newer versions are looked for by `tally seeds update`."""
 
-    kind: str  # "debian" | "pypi"
+    kind: str  # "debian" (packages) | "debian-source" | "pypi" | "release" (of a recipe of this project)
     suite: str  # "bookworm"; "" for wheels
     component: str  # "main"; "" for wheels
     python: str  # "3.11"; "" for packages
     packages: tuple[str, ...]
     through: tuple[str, ...]  # metapackages whose first dependency is the package that is wanted
+    recipe: str = ""  # of a release: "build/firmware.yaml", which builds the same bytes again
+    release: str = ""  # its release digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,35 +101,40 @@ def parse(data: bytes, what: str) -> Lock:
         raise Unsupported(what, at="schema", want=SCHEMA, got=repr(document.get("schema")))
     allowed = {"schema", "role", "source", "seeds"} | ({"unpacked"} & set(document))
     _exactly(document, allowed, "document", what)
+    source = _source(document["source"], what)
     seeds = tuple(
-        _seed(entry, f"seeds[{index}]", what) for index, entry in enumerate(_list(document, "seeds", what))
+        _seed(entry, f"seeds[{index}]", source.kind, what)
+        for index, entry in enumerate(_list(document, "seeds", what))
     )
-    names = [seed.package for seed in seeds]
-    if not seeds or names != sorted(set(names)):
-        raise Malformed(
-            what, at="seeds", want="at least one, each package once and sorted", got=", ".join(names)
-        )
+    _check_order(seeds, source.kind, what)
     return Lock(
         role=_text(document, "role", "document", what),
-        source=_source(document["source"], what),
+        source=source,
         seeds=seeds,
         unpacked=_unpacked(document["unpacked"], what) if "unpacked" in document else None,
     )
 
 
+def _check_order(seeds: tuple[Seed, ...], kind: str, what: str) -> None:
+    """A source package has several files; everything else is one file for each package."""
+    several = kind == "debian-source"
+    names = [f"{seed.package} {seed.file}" if several else seed.package for seed in seeds]
+    if not seeds or names != sorted(set(names)):
+        each = "file" if several else "package"
+        raise Malformed(
+            what, at="seeds", want=f"at least one, each {each} once and sorted", got=", ".join(names)
+        )
+
+
 def dumps(lock: Lock) -> bytes:
     """Return ``lock`` as its file's bytes: sorted, so that the same lock is the same file."""
-    source: dict[str, Any] = {"kind": lock.source.kind, "packages": sorted(lock.source.packages)}
-    if lock.source.kind == "debian":
-        source |= {"suite": lock.source.suite, "component": lock.source.component}
-        source["through"] = sorted(lock.source.through)
-    else:
-        source["python"] = lock.source.python
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "role": lock.role,
-        "source": source,
-        "seeds": [_seed_document(seed) for seed in sorted(lock.seeds, key=lambda seed: seed.package)],
+        "source": _source_document(lock.source),
+        "seeds": [
+            _seed_document(seed) for seed in sorted(lock.seeds, key=lambda seed: (seed.package, seed.file))
+        ],
     }
     if lock.unpacked is not None:
         document["unpacked"] = {
@@ -125,8 +145,23 @@ def dumps(lock: Lock) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
+def _source_document(source: Source) -> dict[str, Any]:
+    packages, through = sorted(source.packages), sorted(source.through)
+    values = {
+        "kind": source.kind,
+        "packages": packages,
+        "through": through,
+        "suite": source.suite,
+        "component": source.component,
+        "python": source.python,
+        "recipe": source.recipe,
+        "release": source.release,
+    }
+    return {name: value for name, value in values.items() if name in _SOURCE_FIELDS[source.kind]}
+
+
 def _seed_document(seed: Seed) -> dict[str, Any]:
-    return {
+    made: dict[str, Any] = {
         "package": seed.package,
         "version": seed.version,
         "architecture": seed.architecture,
@@ -137,11 +172,14 @@ def _seed_document(seed: Seed) -> dict[str, Any]:
         "purl": seed.purl,
         "licence": seed.licence,
     }
+    if seed.materials:
+        made["materials"] = [{"purl": one.purl, "sha256": one.digest.hex} for one in seed.materials]
+    return made
 
 
-def _seed(value: Any, at: str, what: str) -> Seed:
+def _seed(value: Any, at: str, kind: str, what: str) -> Seed:
     entry = _table(value, at, what)
-    _exactly(entry, _SEED_FIELDS, at, what)
+    _exactly(entry, _SEED_FIELDS | ({"materials"} if kind == "release" else set()), at, what)
     size = entry["size"]
     if type(size) is not int or not 0 < size <= _MAX_SEED_BYTES:
         raise Malformed(what, at=f"{at}.size", want="a size in bytes", got=repr(size))
@@ -155,7 +193,22 @@ def _seed(value: Any, at: str, what: str) -> Seed:
         digest=_sha256(entry, "sha256", at, what),
         purl=_text(entry, "purl", at, what),
         licence=_text(entry, "licence", at, what),
+        materials=_materials(entry["materials"], at, what) if kind == "release" else (),
     )
+
+
+def _materials(value: Any, at: str, what: str) -> tuple[Material, ...]:
+    if not isinstance(value, list) or not value:
+        raise Malformed(what, at=f"{at}.materials", want="what it was made from", got=repr(value))
+    found = []
+    for index, item in enumerate(value):
+        where = f"{at}.materials[{index}]"
+        entry = _table(item, where, what)
+        _exactly(entry, _MATERIAL_FIELDS, where, what)
+        found.append(
+            Material(purl=_text(entry, "purl", where, what), digest=_sha256(entry, "sha256", where, what))
+        )
+    return tuple(found)
 
 
 def _source(value: Any, what: str) -> Source:
@@ -166,9 +219,12 @@ def _source(value: Any, what: str) -> Source:
     _exactly(source, _SOURCE_FIELDS[kind], "source", what)
     text = {
         name: _text(source, name, "source", what)
-        for name in ("suite", "component", "python")
+        for name in ("suite", "component", "python", "recipe", "release")
         if name in source
     }
+    if kind == "release":
+        _matching(source, "recipe", _RECIPE, "a recipe in build/", "source", what)
+        Digest.parse(text["release"])
     return Source(
         kind=kind,
         suite=text.get("suite", ""),
@@ -176,6 +232,8 @@ def _source(value: Any, what: str) -> Source:
         python=text.get("python", ""),
         packages=_texts(source, "packages", what),
         through=_texts(source, "through", what) if "through" in source else (),
+        recipe=text.get("recipe", ""),
+        release=text.get("release", ""),
     )
 
 

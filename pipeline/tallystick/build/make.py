@@ -91,7 +91,7 @@ def build(wanted: Order, *, state: Path, say: Say) -> Made:
 
 def _build_twice(wanted: Order, state: Path, say: Say) -> Made:
     clock = _Clock()
-    seeds.fetch((lock for _, lock in wanted.locks), wanted.cache, say)
+    seeds.fetch((lock for _, lock in wanted.locks), wanted.cache, say, wanted.project.released)
     clock.mark("seeds")
     nix = host.prepare(state)
     store = host.first_store(state)

@@ -11,7 +11,7 @@ from tallystick.core.errors import Misuse
 from tallystick.core.files import read_file, write_file
 
 _GUEST_PACKAGES = ("core", "handshake", "attester")  # nix/default.nix has the same rule
-_NOT_COPIED = ("lock", "__pycache__", "source")  # locks travel with the seeds
+_NOT_COPIED = ("lock", "released", "__pycache__", "source")  # locks and released files travel with the seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,11 @@ class Project:
     nix: Path  # holds default.nix
     source: Path  # holds tallystick/
     locks: Path  # holds <name>.json
+
+    @property
+    def released(self) -> Path:
+        """The folder of the files that locks of the kind ``release`` pin; a release carries them as seeds."""
+        return self.nix / "released"
 
 
 def of_recipe(recipe: Path) -> Project:

@@ -6,12 +6,14 @@ with the reason, so that nothing is left out by silence.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from dataclasses import dataclass
 
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.formats import yamldoc
-from tallystick.formats.yamldoc import Fields, Node
+from tallystick.formats.yamldoc import Fields
 
 SCHEMA = "tallystick/recipe/v1"
 PRODUCTS = {  # product -> its file in a release
@@ -19,11 +21,21 @@ PRODUCTS = {  # product -> its file in a release
     "initramfs": "products/initramfs.cpio.xz",
     "oci": "products/oci.tar",
     "eif": "products/image.eif",
+    "ovmf-amdsev": "products/ovmf-amdsev.fd",
+    "ovmf-inteltdx": "products/ovmf-inteltdx.fd",
 }
+FIRMWARE_PRODUCTS = ("ovmf-amdsev", "ovmf-inteltdx")  # released on their own, never beside an image
 ROLES = ("busybox", "python", "wheels", "kernel", "stub", "firmware")
-PLATFORMS = ("qemu-vtpm", "snp", "tdx", "sgx", "nitro", "cca")
+RELEASED = "released"  # role of the lock that pins released firmware, where a recipe names any
+FIRMWARE_ROLES = ("busybox", "python", "toolchain", "edk2")
+PLATFORMS = ("qemu-vtpm", "amd-sev-snp", "intel-tdx", "aws-nitro", "intel-sgx", "arm-cca")
+IMAGES = {  # platform -> the product that is launched there; the others are left out by every recipe
+    "qemu-vtpm": "uki",
+    "amd-sev-snp": "uki",
+    "intel-tdx": "uki",
+    "aws-nitro": "eif",
+}
 COMMAND_LINES = ("uki", "eif")  # the products that carry one
-VMMS = ("qemu",)
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"  # also a Nix store name and a part of file names
 _NAME_WORDS = "lower-case letters, digits and inner dashes, at most 64"
 _VERSION = r"[0-9A-Za-z](?:[0-9A-Za-z.+-]{0,63})"
@@ -32,7 +44,9 @@ _COMMAND_LINE = (
     r"[ -~]{1,2000}"  # Linux takes 2048 bytes on x86 (COMMAND_LINE_SIZE); non-ASCII is never meant
 )
 _MEMBER = r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9._+/-]{1,200}"
-_MAX_RAM_MIB, _MAX_VCPUS = 1 << 20, 512
+_DIGEST = r"sha256:[0-9a-f]{64}"
+_MAX_RAM_MIB, _MAX_VCPUS, _MAX_FEATURES = 1 << 20, 512, (1 << 63) - 1
+Values = tuple[int | str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +54,16 @@ class Platform:
     """One platform that the image is measured for, and the host-side inputs it is measured with."""
 
     platform: str
-    firmware: str  # a name in Recipe.firmware
-    vmm: str
-    ram_mib: int
-    vcpus: tuple[int, ...]
+    firmware: str  # a name in Recipe.firmware; "" where the platform starts the image without one
+    choices: tuple[tuple[str, Values], ...]  # name of a shape's field -> its values, sorted by name
 
     def shapes(self) -> tuple[tuple[tuple[str, int | str], ...], ...]:
-        """Return one launch shape for each number of vCPUs, names sorted."""
-        return tuple((("ram_mib", self.ram_mib), ("vcpus", count), ("vmm", self.vmm)) for count in self.vcpus)
+        """Return every combination of the choices as a launch shape, names sorted."""
+        names = [name for name, _ in self.choices]
+        return tuple(
+            tuple(zip(names, values, strict=True))
+            for values in itertools.product(*(values for _, values in self.choices))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +87,11 @@ class Recipe:
     platforms: tuple[Platform, ...]
     left_out: tuple[LeftOut, ...]
     text: bytes
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this makes an image; a firmware is measured with the image that it starts."""
+        return not set(self.products) & set(FIRMWARE_PRODUCTS)
 
     def for_nix(self) -> str:
         """Return what nix/default.nix takes, as JSON text that depends on nothing but the values."""
@@ -101,13 +122,14 @@ def parse(text: bytes, what: str = "recipe") -> Recipe:
     name = fields.text("name", _NAME, _NAME_WORDS)
     version = fields.text("version", _VERSION, "a version such as 1.2.0", most=64)
     products = tuple(_known(fields, "products", tuple(PRODUCTS), what))
+    firmware = _firmware(fields)
     recipe = Recipe(
         name=name,
         version=version,
         products=products,
         command_lines=_map(fields, "command_lines", _carriers(products), _COMMAND_LINE, "printable ASCII"),
-        locks=_map(fields, "locks", ROLES, _LOCK, "the name of a lock file"),
-        firmware=_firmware(fields),
+        locks=_map(fields, "locks", _roles(products, firmware), _LOCK, "the name of a lock file"),
+        firmware=firmware,
         platforms=_platforms(fields, what),
         left_out=_left_out(fields, what),
         text=text,
@@ -115,6 +137,16 @@ def parse(text: bytes, what: str = "recipe") -> Recipe:
     fields.end()
     _check(recipe, what)
     return recipe
+
+
+def _roles(products: tuple[str, ...], firmware: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    if set(products) & set(FIRMWARE_PRODUCTS):
+        return FIRMWARE_ROLES
+    return (*ROLES, RELEASED) if any(_is_digest(file) for _, file in firmware) else ROLES
+
+
+def _is_digest(file: str) -> bool:
+    return re.fullmatch(_DIGEST, file) is not None
 
 
 def _carriers(products: tuple[str, ...]) -> tuple[str, ...]:
@@ -143,23 +175,19 @@ def _map(
 
 
 def _firmware(fields: Fields) -> tuple[tuple[str, str], ...]:
-    node = fields.peek("firmware")
     table = fields.table("firmware")
-    names = sorted(node.value)
-    if not names:
-        raise fields.bad("firmware", node, want="at least one name and the file inside its package")
+    left = table.rest()
     found = []
-    for name in names:
-        _check_text(fields, "firmware", Node(name, node.keys[name]), _LOCK)
-        found.append((name, table.text(name, _MEMBER, "the path of a file inside the package")))
+    for name in sorted(left):
+        node = left[name]
+        if not re.fullmatch(_LOCK, name):
+            raise fields.bad("firmware", node, want="names of lower-case letters, digits, dots and dashes")
+        value = node.value
+        if not isinstance(value, str) or not (re.fullmatch(_MEMBER, value) or _is_digest(value)):
+            want = "the path of a file inside the package, or the digest (sha256:…) of a released firmware"
+            raise fields.bad(f"firmware.{name}", node, want=want)
+        found.append((name, value))
     return tuple(found)
-
-
-def _check_text(fields: Fields, name: str, node: Node, pattern: str) -> None:
-    import re
-
-    if not re.fullmatch(pattern, node.value):
-        raise fields.bad(name, node, want="a name of lower-case letters, digits, dots and dashes")
 
 
 def _platforms(fields: Fields, what: str) -> tuple[Platform, ...]:
@@ -167,27 +195,52 @@ def _platforms(fields: Fields, what: str) -> tuple[Platform, ...]:
 
 
 def _platform(entry: Fields, what: str) -> Platform:
-    platform = _one_of(entry, "platform", PLATFORMS, what)
-    vmm = _one_of(entry, "vmm", VMMS, what)
-    vcpus_node = entry.take("vcpus")
-    numbers = vcpus_node.value
-    if not isinstance(numbers, list) or not numbers:
-        raise entry.bad("vcpus", vcpus_node, want="a list of numbers")
-    counts = []
-    for node in numbers:
-        value = node.value
-        if type(value) is not int or not 1 <= value <= _MAX_VCPUS or value in counts:
-            raise entry.bad("vcpus", node, want=f"different whole numbers from 1 to {_MAX_VCPUS}")
-        counts.append(value)
-    made = Platform(
-        platform=platform,
-        vmm=vmm,
-        vcpus=tuple(counts),
-        firmware=entry.text("firmware", _LOCK, "a name from the recipe's firmware"),
-        ram_mib=entry.integer("ram_mib", 64, _MAX_RAM_MIB),
-    )
+    platform = _one_of(entry, "platform", tuple(IMAGES), what)
+    firmware = ""
+    if platform != "aws-nitro":
+        firmware = entry.text("firmware", _LOCK, "a name from the recipe's firmware")
+    choices = dict(_choices(entry, platform, what))
     entry.end()
-    return made
+    return Platform(platform=platform, firmware=firmware, choices=tuple(sorted(choices.items())))
+
+
+def _choices(entry: Fields, platform: str, what: str) -> list[tuple[str, Values]]:
+    """Return the fields of a launch shape on ``platform``, each with every value that is to be measured."""
+    vmm = "nitro" if platform == "aws-nitro" else "qemu"
+    found: list[tuple[str, Values]] = [("vmm", (_one_of(entry, "vmm", (vmm,), what),))]
+    match platform:
+        case "qemu-vtpm":
+            found.append(("ram_mib", (entry.integer("ram_mib", 64, _MAX_RAM_MIB),)))
+            found.append(("vcpus", _numbers(entry, "vcpus", _MAX_VCPUS)))
+        case "amd-sev-snp":
+            found.append(("guest_features", _numbers(entry, "guest_features", _MAX_FEATURES)))
+            found.append(
+                ("vcpu_type", tuple(entry.texts("vcpu_types", r"[A-Za-z0-9-]{1,64}", "a vCPU type")))
+            )
+            found.append(("vcpus", _numbers(entry, "vcpus", _MAX_VCPUS)))
+        case "intel-tdx":
+            orders = entry.texts("page_orders", "one-pass|two-pass", "one-pass or two-pass")
+            found.append(("page_order", tuple(orders)))
+        case _:
+            pass
+    for name, values in found:
+        if not values:
+            raise Malformed(what, at=f"platforms {platform} {name}", want="at least one", got="an empty list")
+    return found
+
+
+def _numbers(entry: Fields, name: str, most: int) -> Values:
+    node = entry.take(name)
+    numbers = node.value
+    if not isinstance(numbers, list) or not numbers:
+        raise entry.bad(name, node, want="a list of numbers")
+    found: list[int | str] = []
+    for item in numbers:
+        value = item.value
+        if type(value) is not int or not 1 <= value <= most or value in found:
+            raise entry.bad(name, item, want=f"different whole numbers from 1 to {most}")
+        found.append(value)
+    return tuple(found)
 
 
 def _left_out(fields: Fields, what: str) -> tuple[LeftOut, ...]:
@@ -209,13 +262,23 @@ def _one_of(fields: Fields, name: str, known: tuple[str, ...], what: str) -> str
 
 def _check(recipe: Recipe, what: str) -> None:
     """Check what holds between fields: products that need others, known firmware, every platform spoken of once."""
+    if not recipe.is_image:
+        _check_firmware_recipe(recipe, what)
+        return
     for product in ("uki", "eif"):
         if product in recipe.products and "initramfs" not in recipe.products:
             raise Malformed(what, at="products", want=f"initramfs, which {product} contains", got="none")
+    if not recipe.firmware:
+        raise Malformed(what, at="firmware", want="at least one name and its file", got="none")
     for platform in recipe.platforms:
-        if platform.firmware not in dict(recipe.firmware):
+        if platform.firmware and platform.firmware not in dict(recipe.firmware):
             at = f"platforms {platform.platform} firmware"
             raise Malformed(what, at=at, want="a name from the recipe's firmware", got=platform.firmware)
+        if IMAGES[platform.platform] not in recipe.products:
+            at = f"platforms {platform.platform}"
+            raise Malformed(
+                what, at=at, want=f"the product {IMAGES[platform.platform]}, which starts there", got="none"
+            )
     spoken = [one.platform for one in recipe.platforms] + [one.platform for one in recipe.left_out]
     for platform_name in PLATFORMS:
         count = spoken.count(platform_name)
@@ -227,3 +290,18 @@ def _check(recipe: Recipe, what: str) -> None:
                 want=want,
                 got="nothing" if not count else f"it {count} times",
             )
+
+
+def _check_firmware_recipe(recipe: Recipe, what: str) -> None:
+    """A firmware is released on its own: it is measured with the image that it starts, by that image's recipe."""
+    if not set(recipe.products) <= set(FIRMWARE_PRODUCTS):
+        raise Malformed(
+            what, at="products", want="firmware alone, or an image alone", got=", ".join(recipe.products)
+        )
+    for name, given in (
+        ("firmware", recipe.firmware),
+        ("platforms", recipe.platforms),
+        ("left_out", recipe.left_out),
+    ):
+        if given:
+            raise Malformed(what, at=name, want="nothing: firmware is no image", got=f"{len(given)} entries")

@@ -20,6 +20,7 @@ from tallystick.core.findings import Finding
 
 CACHE = "TALLY_SEED_CACHE"
 LOCKS = "lock"  # folder of a seed bundle that holds the lock files
+_DEBIAN = ("debian", "debian-source")
 Say = Callable[[str], None]
 
 
@@ -57,8 +58,11 @@ def all_seeds(locks: Iterable[Lock]) -> tuple[Seed, ...]:
     )
 
 
-def fetch(locks: Iterable[Lock], cache: Path, say: Say) -> None:
+def fetch(locks: Iterable[Lock], cache: Path, say: Say, released: Path | None = None) -> None:
     """Bring every seed of ``locks`` that is missing into ``cache``; those that are there are checked.
+
+    Args:
+        released: the project's own released files, which locks of the kind ``release`` pin.
 
     Raises:
         NotGenuine: fetched bytes are not the pinned ones (``seeds.digest``).
@@ -72,7 +76,8 @@ def fetch(locks: Iterable[Lock], cache: Path, say: Say) -> None:
     say(f"fetching {len(missing)} seeds, {size / 1e6:.1f} MB, into {cache}")
     cache.mkdir(parents=True, exist_ok=True)
     wanted = {seed.file for seed in missing}
-    where = archive.bases() if any(seed.path != seed.file for seed in missing) else ()
+    debian_seeds = {seed.file for one in chosen if one.source.kind in _DEBIAN for seed in one.seeds}
+    where = archive.bases() if wanted & debian_seeds else ()
     for one in chosen:
         seeds = [seed for seed in one.seeds if seed.file in wanted]
         if not seeds:
@@ -82,10 +87,22 @@ def fetch(locks: Iterable[Lock], cache: Path, say: Say) -> None:
             if one.source.kind == "pypi":
                 wheels.download(seeds, one.source.python, folder)
             for seed in seeds:
-                if one.source.kind == "debian":
+                if one.source.kind in _DEBIAN:
                     archive.download(seed, folder / seed.file, where)
+                elif one.source.kind == "release":
+                    _copy_released(seed, one, released, folder / seed.file)
                 _keep(folder / seed.file, seed, cache)
                 say(f"  {seed.package} {seed.version}  {seed.size_bytes / 1e6:.1f} MB")
+
+
+def _copy_released(seed: Seed, one: Lock, released: Path | None, to: Path) -> None:
+    if released is None or not (released / seed.file).is_file():
+        raise Unreachable(
+            f"{seed.package} {seed.version} is not in this checkout; `tally build {one.source.recipe} -o DIR` makes "
+            "the same bytes, and `tally seeds adopt DIR` puts them there",
+            code="seeds.release",
+        )
+    write_file(to, read_file(released / seed.file, "released file"))
 
 
 def check(locks: Iterable[Lock], folder: Path) -> None:
@@ -149,6 +166,8 @@ def updated(old: Lock, resolve: Resolve) -> Lock:
         Unreachable, Misuse: as :func:`archive.indexes` and :func:`wheels.resolve`.
     """
     licences = {seed.package: seed.licence for seed in old.seeds}
+    if old.source.kind == "release":  # a new release is adopted, not resolved
+        return old
     if old.source.kind == "pypi":
         return lock.Lock(role=old.role, source=old.source, seeds=wheels.resolve(old.source, licences))
     follows = (

@@ -16,8 +16,9 @@ from tallystick.build.records import Build, Component, Contents, ContentsFile, P
 from tallystick.core.errors import Malformed
 from tallystick.formats import cyclonedx, drvgraph, intoto
 from tallystick.formats.cyclonedx import Document
+from tallystick.formats.drvgraph import Graph
 from tallystick.sbom import parts
-from tallystick.sbom.origins import origins, packages_of
+from tallystick.sbom.origins import Origin, materials_of, origins, packages_of
 
 RELEASE_REF = "release"
 _SERIAL_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tallystick.dev/sbom/v1")
@@ -60,7 +61,7 @@ def make(
             *(parts.firmware(item) for item in sorted(build.firmware, key=lambda f: f.name)),
             *(parts.product(product, build) for product in sorted(build.products, key=lambda p: p.name)),
             *(
-                parts.package(packages[ref], known.get(ref), files.get(ref, ()))
+                parts.package(packages[ref], known.get(ref), files.get(ref, ())) | _pedigree(graph, known.get(ref))
                 for ref in sorted(packages)
             ),
         ],
@@ -68,6 +69,14 @@ def make(
         "compositions": _compositions(build, packages, links, complete=not lost),
         "formulation": parts.build_inputs(graph, known.values()),
     }  # fmt: skip
+
+
+def _pedigree(graph: Graph, origin: Origin | None) -> Document:
+    """Say what a released file was made from: no package of this build, and yet in it."""
+    found = materials_of(graph, origin) if origin is not None else ()
+    return (
+        {"pedigree": {"ancestors": [parts.ancestor(purl, digest) for purl, digest in found]}} if found else {}
+    )
 
 
 def statement(build: Build, bom: Document) -> bytes:

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tallystick.build.records import Component, Product
+from tallystick.core import jsondoc
 from tallystick.core.digests import Algorithm, Digest
+from tallystick.core.errors import Malformed
 from tallystick.formats import nixstore
+from tallystick.formats.drv import Derivation
 from tallystick.formats.drvgraph import Graph
 
 
@@ -51,6 +54,30 @@ def origins(graph: Graph, components: Iterable[Component]) -> dict[str, Origin]:
     return found
 
 
+def _kind(purl: str, step: Derivation) -> str:
+    if step.variable("materials"):
+        return "firmware"
+    return "wheel" if purl.startswith("pkg:pypi/") else "deb"
+
+
+def materials_of(graph: Graph, origin: Origin) -> tuple[tuple[str, Digest], ...]:
+    """Return what a released file was made from, as its seed says it: (purl, SHA-256 of the archive).
+
+    Raises:
+        Malformed: the seed's list is none.
+    """
+    text = graph[origin.drv].variable("materials") if origin.drv in graph else ""
+    if not text:
+        return ()
+    what = f"materials of {origin.path}"
+    found = []
+    for entry in jsondoc.loads(text.encode(), what):
+        if not isinstance(entry, dict) or not isinstance(entry.get("purl"), str):
+            raise Malformed(what, at="entry", want="a purl and a sha256", got=repr(entry))
+        found.append((entry["purl"], Digest.parse(f"sha256:{entry.get('sha256')}")))
+    return tuple(found)
+
+
 def packages_of(graph: Graph, made: Product) -> tuple[Component, ...]:
     """Return the packages that ``made`` was taken out of: its derivation's own fixed inputs that have a purl.
 
@@ -64,7 +91,7 @@ def packages_of(graph: Graph, made: Product) -> tuple[Component, ...]:
             found.append(
                 Component(
                     ref=purl,
-                    kind="wheel" if purl.startswith("pkg:pypi/") else "deb",
+                    kind=_kind(purl, step),
                     name=step.variable("pname") or nixstore.name_of(out.path),
                     version=step.variable("version"),
                     purl=purl,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
+from tallystick.build.recipe import FIRMWARE_PRODUCTS
 from tallystick.build.records import Build, Component, Contents, ContentsFile, Product
 from tallystick.core.digests import Digest
 from tallystick.formats import cyclonedx
@@ -16,6 +17,7 @@ from tallystick.sbom.schema import spdx_ids
 
 # CycloneDX component types (schema, definitions.component.type) of what our images hold.
 _PRODUCT_TYPES = {"uki": "operating-system", "oci": "container", "eif": "operating-system"}
+_PRODUCT_TYPES |= dict.fromkeys(FIRMWARE_PRODUCTS, "firmware")
 _KIND_TYPES = {"wheel": "library", "project": "application", "firmware": "firmware"}
 
 
@@ -91,6 +93,20 @@ def firmware(made: Product) -> Document:
                 "tallystick:size": str(made.size_bytes),
             }
         ),
+    }
+
+
+def ancestor(purl: str, digest: Digest) -> Document:
+    """Return the component of a source archive that something in the BOM was made from."""
+    from packageurl import PackageURL
+
+    parsed = PackageURL.from_string(purl)
+    return {
+        "type": "file",
+        "name": parsed.name,
+        "version": parsed.version or "",
+        "purl": purl,
+        "hashes": [cyclonedx.hash_of(digest)],
     }
 
 

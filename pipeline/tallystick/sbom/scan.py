@@ -15,6 +15,7 @@ from tallystick.core.errors import Unsupported
 from tallystick.formats import cpio, eif, initramfs, oci, pe, tar
 
 HEADERS = "(headers)"
+FIRMWARE = "(firmware)"
 _FILE_MODE = f"{stat.S_IFREG | 0o644:07o}"  # what contents lists say for sections, which have no mode
 
 
@@ -62,8 +63,15 @@ def scan(data: bytes | memoryview, what: str) -> Scan:
     if bytes(view[:4]) == b"0707" or bytes(view[:6]) == b"\xfd7zXZ\x00" or bytes(view[:2]) == b"\x1f\x8b":
         entries = initramfs.read(view, what).entries
         return Scan(tuple(_entries(entries)), tuple(_odd(entries)))
+    if (
+        bytes(view[40:44]) == b"_FVH"
+    ):  # a firmware volume: compiled from one source, so it has no files of others
+        return Scan((Found(FIRMWARE, _FILE_MODE, view),), ())
     raise Unsupported(
-        what, at="first bytes", want="PE, EIF, OCI layout, cpio, xz or gzip", got=bytes(view[:8]).hex()
+        what,
+        at="first bytes",
+        want="PE, EIF, OCI layout, cpio, xz, gzip or firmware",
+        got=bytes(view[:8]).hex(),
     )
 
 
