@@ -204,7 +204,8 @@ def test_a_disk_that_comes_late_is_waited_for(tmp_path):
 def test_main_runs_on_the_machines_own_devices(world, capsys, monkeypatch):
     world.deploy()
     monkeypatch.setattr(guest, "DISK", world.path)
-    monkeypatch.setattr(guest, "open_tpm", lambda: world.tpm)
+    monkeypatch.setattr(guest, "detect", lambda devices: "tpm")
+    monkeypatch.setattr(guest, "open_tpm", lambda path: world.tpm)
     monkeypatch.setattr(world.tpm, "close", lambda: None)
     assert guest.main() == 0
     events = [parse_line(line)["event"] for line in capsys.readouterr().out.splitlines()]

@@ -30,7 +30,7 @@ _FIRST_PAUSE_SECONDS = 0.2  # doubled each time: 3 seconds over all tries
 _MAX_ANSWER_BYTES = 8 << 20
 
 
-# Gives the primary evidence for the 32 bytes that it must be bound to.
+# Gives the primary evidence that is bound to a digest, cut or padded as its TEE does it.
 Prove = Callable[[bytes], object]
 
 
@@ -41,10 +41,14 @@ class KbsClient:
         self,
         url: str,
         *,
+        tee: str = "tpm",
         timeout_seconds: float = _TIMEOUT_SECONDS,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Prepare a session with the broker at ``url``; nothing is sent yet.
+
+        Args:
+            tee: the KBS protocol's name for what this machine's evidence is of.
 
         Raises:
             Misuse: not an address of a broker.
@@ -52,6 +56,7 @@ class KbsClient:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise Misuse(f"broker: want an http:// or https:// address, got {url[:80]}", code="broker.url")
+        self._tee = tee
         self._url, self._scheme, self._host = url, parts.scheme, parts.hostname
         try:
             self._port = parts.port
@@ -81,7 +86,7 @@ class KbsClient:
         """Prove this machine to the broker in a new session and return the attestation result (an EAR).
 
         Args:
-            init_data: the TOML text that was measured into PCR 8.
+            init_data: the TOML text that is measured: in PCR 8, HOST_DATA or MRCONFIGID.
 
         Raises:
             Refused, NotGenuine: the evidence is not accepted.
@@ -93,7 +98,7 @@ class KbsClient:
     def challenge(self) -> kbs.Challenge:
         """Begin a new session and return its challenge."""
         self._cookie, self._key_pair = "", None
-        return kbs.Challenge.parse(self._post(kbs.AUTH_PATH, kbs.Request(tee="tpm").document()))
+        return kbs.Challenge.parse(self._post(kbs.AUTH_PATH, kbs.Request(tee=self._tee).document()))
 
     def present(self, message: kbs.Attestation, pair: TeeKeyPair) -> str:
         """Send ``message`` in this session and return the attestation result; keys will be opened with ``pair``."""
@@ -219,7 +224,7 @@ def bound(
     return kbs.Attestation(
         nonce=challenge.nonce,
         tee_pubkey=public,
-        primary_evidence=prove(binding.tpm_extra_data(digest)),
+        primary_evidence=prove(digest),
         init_data=init_data,
     )
 
@@ -232,8 +237,8 @@ def enrolled(client: KbsClient, tpm: Tpm, *, event_log: bytes) -> Iterator[Prove
         with tpm.attestation_key(ek) as ak:
             certificate = client.enrol(tpm, ak, ek)
 
-            def prove(extra_data: bytes) -> object:
-                quote = tpm.quote(ak, extra_data)
+            def prove(digest: bytes) -> object:
+                quote = tpm.quote(ak, binding.tpm_extra_data(digest))
                 return evidence.build(quote, ak.area, ak_certificate=certificate, event_log=event_log)
 
             yield prove

@@ -12,11 +12,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tallystick.attester import infer
-from tallystick.attester.client import KbsClient, enrolled
+from tallystick.attester.client import KbsClient, Prove, enrolled
+from tallystick.attester.collectors import Devices, detect, prover
 from tallystick.attester.disk import INIT_DATA, PROMPT, DataDisk
 from tallystick.attester.evidence import read_event_log
 from tallystick.attester.measured import measure
@@ -42,9 +44,17 @@ Say = Callable[..., None]
 class Machine:
     """What the workload runs on. A test gives an emulator where the image gives its devices."""
 
-    tpm: Tpm
-    event_log: bytes
+    tpm: Tpm | None  # None where the processor's own evidence stands for the machine
+    event_log: bytes = b""
+    tee: str = "tpm"
+    devices: Devices = field(default_factory=Devices)
     broker_url: str = ""  # empty: the one in the measured init-data
+
+    def prover(self, client: KbsClient) -> AbstractContextManager[Prove]:
+        """Return what makes this machine's evidence."""
+        if self.tpm is None:
+            return prover(client, self.tee, self.devices)
+        return enrolled(client, self.tpm, event_log=self.event_log)
 
 
 def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> None:
@@ -54,17 +64,20 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
         TallystickError: whatever went wrong; no key is kept and nothing was answered.
     """
     toml = disk.read(INIT_DATA, max_bytes=_MAX_INIT_DATA_BYTES)
-    measure(machine.tpm, toml)
-    say("measured", register=initdata.PCR, init_data=str(Digest.of(toml)))
+    if machine.tpm is not None:
+        measure(machine.tpm, toml)
+        say("measured", register=initdata.PCR, init_data=str(Digest.of(toml)))
+    else:  # its digest is in what the host launched: HOST_DATA, MRCONFIGID
+        say("read", init_data=str(Digest.of(toml)))
     init = initdata.parse(toml)
     manifest = initdata.parse_artifacts(init.text(initdata.ARTIFACTS))
     for one in manifest:
         disk.check(one)
     url = machine.broker_url or initdata.broker_url(init)
-    client = KbsClient(url)
-    with enrolled(client, machine.tpm, event_log=machine.event_log) as prove:
+    client = KbsClient(url, tee=machine.tee)
+    with machine.prover(client) as prove:
         client.attest(prove, init_data=toml.decode("utf-8"))
-    say("attested", broker=url)
+    say("attested", broker=url, tee=machine.tee)
     opened: dict[str, bytes] = {}
     for one in manifest:
         opened[one.name] = _open(disk, one, client.fetch(one.key))
@@ -136,12 +149,16 @@ def main() -> int:
 def _on_devices() -> None:
     _wait_for(DISK)
     with DataDisk(DISK) as disk:
-        tpm = open_tpm()
+        devices = Devices()
+        tee = detect(devices)
+        tpm = open_tpm(devices.tpm) if tee == "tpm" else None
         try:
-            machine = Machine(tpm=tpm, event_log=read_event_log())
+            log = b"" if tpm is None else read_event_log()
+            machine = Machine(tpm=tpm, event_log=log, tee=tee, devices=devices)
             run(disk, machine, console, prompts_of(disk, console))
         finally:
-            tpm.close()
+            if tpm is not None:
+                tpm.close()
 
 
 def _wait_for(path: Path) -> None:

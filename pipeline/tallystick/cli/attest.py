@@ -42,17 +42,19 @@ def run(
     event_log: Annotated[
         Path, typer.Option("--event-log", help="The firmware's event log, sent along when there is one.")
     ] = _EVENT_LOG,
+    tee: Annotated[
+        str | None,
+        typer.Option("--tee", help="snp, tdx, cca, nitro or tpm. Default: what this machine has."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Enrol this machine's TPM, attest, and fetch one key.
+    """Attest this machine and fetch one key. A TPM is enrolled first.
 
     The key goes to a file or, only when asked, to standard output; never into a message.
     """
     _check_destination(output, stdout=stdout, as_json=as_json)
-    from tallystick.attester.client import KbsClient, enrolled
-    from tallystick.attester.evidence import read_event_log
-    from tallystick.attester.measured import measure
-    from tallystick.attester.tpm import open_tpm
+    from tallystick.attester import collectors
+    from tallystick.attester.client import KbsClient
     from tallystick.core.files import read_file, write_file
     from tallystick.handshake import initdata
     from tallystick.handshake.kbs import check_key
@@ -61,16 +63,15 @@ def run(
     toml = None if init_data is None else read_file(init_data, "init-data", max_bytes=_MAX_INIT_DATA_BYTES)
     if toml is not None:
         initdata.parse(toml)
-    client, machine = KbsClient(broker), open_tpm(tpm)
-    try:
-        if toml is not None:
-            measure(machine, toml)
-        with enrolled(client, machine, event_log=read_event_log(event_log)) as prove:
-            client.attest(prove, init_data=None if toml is None else toml.decode("utf-8"))
-        progress(f"attested to {broker}")
-        secret = client.fetch(key)
-    finally:
-        machine.close()
+    devices = collectors.Devices(tpm=tpm, event_log=event_log)
+    tee = tee or ("tpm" if tpm != _DEVICE else collectors.detect(devices))
+    if toml is not None and tee == "tpm":
+        _measure(tpm, toml)
+    client = KbsClient(broker, tee=tee)
+    with collectors.prover(client, tee, devices) as prove:
+        client.attest(prove, init_data=None if toml is None else toml.decode("utf-8"))
+    progress(f"attested to {broker} with evidence of {tee}")
+    secret = client.fetch(key)
     if output is None:
         sys.stdout.buffer.write(secret)
         sys.stdout.buffer.flush()
@@ -78,6 +79,18 @@ def run(
     write_file(output, secret, mode=_KEY_MODE)
     document = {"key": key, "broker": broker, "file": str(output), "size": len(secret)}
     emit(document, f"wrote {key} to {output}", as_json=as_json)
+
+
+def _measure(tpm: str, toml: bytes) -> None:
+    """Measure the init-data into a TPM. A processor's own evidence has it from the launch."""
+    from tallystick.attester.measured import measure
+    from tallystick.attester.tpm import open_tpm
+
+    machine = open_tpm(tpm)
+    try:
+        measure(machine, toml)
+    finally:
+        machine.close()
 
 
 def _check_destination(output: Path | None, *, stdout: bool, as_json: bool) -> None:

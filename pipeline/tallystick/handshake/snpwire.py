@@ -9,6 +9,8 @@ src/firmware/host/types/snp.rs, ``TcbVersion``, ``CertTableEntry``; AMD 56860, A
 
 from __future__ import annotations
 
+import struct
+import uuid
 from typing import Any
 
 from tallystick.core.errors import Malformed
@@ -48,6 +50,13 @@ _SIGNATURE_BYTES = 72
 _LEGACY_TCB = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TURIN_TCB = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
 _TURIN_FAMILY = 0x1A
+_ENTRY = struct.Struct("<16sII")
+_CERTIFICATES = {  # src/firmware/host/types/snp.rs, CertType
+    "c0b406a4-a803-4952-9743-3fb6014cd0ae": "ARK",
+    "4ab7b379-bbac-4fe4-a02f-05aef327c782": "ASK",
+    "63da758d-e664-4564-adc5-f4b93be8accd": "VCEK",
+    "a8074bc2-a25a-483e-aae6-39c045a0b8a1": "VLEK",
+}
 
 
 def document(report: bytes, certificates: dict[str, bytes] | None = None) -> dict[str, Any]:
@@ -112,6 +121,32 @@ def parse(evidence: Any) -> tuple[bytes, tuple[bytes, ...]]:
     for name, at in _SIGNATURE.items():
         report[at : at + _SIGNATURE_BYTES] = _byte_list(signature, name, _SIGNATURE_BYTES)
     return bytes(report), _certificates(outer)
+
+
+def certificate_table(data: bytes) -> dict[str, bytes]:
+    """Return the certificates of the table that the host gave, by the names of ``CertType``; empty for no table.
+
+    Source: AMD 56421 (GHCB), section 4.1.8.1: GUID, offset and length of each, ended by zeros.
+
+    Raises:
+        Malformed: an entry outside the table, or no end.
+    """
+    found: dict[str, bytes] = {}
+    for at in range(0, len(data), _ENTRY.size):
+        if at + _ENTRY.size > len(data):
+            break
+        guid, offset, size = _ENTRY.unpack_from(data, at)
+        if guid == bytes(16):
+            return found
+        if offset + size > len(data):
+            raise Malformed(
+                "SNP certificate table", at=f"offset {at}", want="an entry inside", got="one outside"
+            )
+        if (name := _CERTIFICATES.get(str(uuid.UUID(bytes=guid)))) is not None:
+            found[name] = data[offset : offset + size]
+    if data:
+        raise Malformed("SNP certificate table", at="end", want="an entry of zeros", got="none")
+    return found
 
 
 def _tcb_layout(version: int, family: int, chip_id: bytes) -> dict[str, int]:
