@@ -249,8 +249,11 @@ def _as_causes(
     components = [_component(change, releases) for change in chosen if _has_moved(change)]
     if components:
         return (*components, *command_lines)
-    files = [_file(file) for change in chosen for file in change.files if file.path not in _COMMAND_LINES]
-    plain = [*command_lines, *files] or [_image_cause("packing", *one) for one in repacked]
+    packed = [_image_cause("packing", *one) for one in repacked]
+    container = (HEADERS,) if packed or command_lines else ()  # follows from what it holds
+    left_out = (*_COMMAND_LINES, *container)
+    files = [_file(file) for change in chosen for file in change.files if file.path not in left_out]
+    plain = [*command_lines, *files] or packed
     names = tuple(f"{one.kind} {one.name}" for one in releases.inputs)
     if plain and len(releases.inputs) == 1 and releases.inputs[0].kind == "source":
         source = releases.inputs[0]
