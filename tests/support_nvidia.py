@@ -292,7 +292,7 @@ def make_crl(issuer, issuer_key, revoked=(), *, begins=-1, ends=1) -> bytes:
 
 
 def make_ocsp(certificate, issuer, key, *, status=ocsp.OCSPCertStatus.GOOD, responder=None, begins=-1, ends=1,
-              reason=None, embed=()) -> bytes:  # fmt: skip
+              reason=None, embed=(), encoding=ocsp.OCSPResponderEncoding.HASH) -> bytes:  # fmt: skip
     """Return an OCSP response about ``certificate``, signed by ``key`` of ``responder`` (the issuer by default)."""
     builder = (
         ocsp.OCSPResponseBuilder()
@@ -306,7 +306,7 @@ def make_ocsp(certificate, issuer, key, *, status=ocsp.OCSPCertStatus.GOOD, resp
             revocation_time=AT - timedelta(days=2) if status is ocsp.OCSPCertStatus.REVOKED else None,
             revocation_reason=reason,
         )
-        .responder_id(ocsp.OCSPResponderEncoding.HASH, responder or issuer)
+        .responder_id(encoding, responder or issuer)
     )
     if embed:
         builder = builder.certificates(list(embed))

@@ -41,14 +41,13 @@ def load(data: bytes) -> ocsp.OCSPResponse | None:
         response = ocsp.load_der_ocsp_response(data)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             return None
+        # the library reads late: what is broken breaks here and nowhere else
         _ = (response.signature_algorithm_oid, response.certificates, response.signature, response.extensions)
+        _ = (response.responder_name, response.responder_key_hash)
         for count, single in enumerate(response.responses):
-            _ = (
-                single.serial_number,
-                single.certificate_status,
-                single.hash_algorithm,
-                single.this_update_utc,
-            )
+            _ = (single.serial_number, single.certificate_status, single.hash_algorithm)
+            _ = (single.this_update_utc, single.next_update_utc, single.revocation_reason)
+            _ = (single.issuer_name_hash, single.issuer_key_hash)
             if count >= _MAX_SINGLE_RESPONSES:
                 return None
     except _UNREADABLE:
@@ -173,10 +172,11 @@ def _responder(
 
 
 def _signed_by(response: ocsp.OCSPResponse, responder: x509.Certificate) -> bool:
-    key, algorithm = responder.public_key(), response.signature_hash_algorithm
-    if algorithm is None or algorithm.digest_size < 32:
-        return False
+    key = responder.public_key()
     try:
+        algorithm = response.signature_hash_algorithm
+        if algorithm is None or algorithm.digest_size < 32:
+            return False
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
         elif isinstance(key, rsa.RSAPublicKey):
