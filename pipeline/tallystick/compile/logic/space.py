@@ -56,15 +56,15 @@ class Space:
         mark = identity(value)
         if mark not in self._index:
             self._index[mark] = len(self.values)
-            if isinstance(value, str):
-                self._folded.setdefault(value.lower(), []).append(len(self.values))
+            if isinstance(value, bool | int | float | str):
+                self._folded.setdefault(str(value).lower(), []).append(len(self.values))
             self.values.append(value)
 
     def meeting(self, test: Test) -> list[int]:
         """Return the places of the values of which ``test`` holds.
 
         A test may say that it holds of its landmarks alone (``points``), or of spellings of some texts alone
-        (``folded``), so that not every value must be asked about.
+        (``folded``), a number's and a boolean's among them, so that not every value must be asked about.
         """
         if getattr(test, "points", False):
             return sorted({self._index[identity(v)] for v in test.landmarks() if test.holds(v)})

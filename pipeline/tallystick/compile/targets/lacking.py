@@ -44,7 +44,7 @@ def lacking(
             found[f"device-{device.platform}"] = f"{target} does not see the devices of a machine"
         if not set(vocabulary.roots) <= set(rule.roots):
             believed = ", ".join(vocabulary.roots)
-            found[f"roots-{rule.platform}"] = f"{target} verifies evidence itself, and believes {believed}"
+            found["roots"] = f"{target} verifies evidence itself, and believes {believed}"
     if bound_seconds > form.max_age_seconds:
         found["freshness"] = (
             f"{target} takes evidence that is up to {bound_seconds} s old, and the policy's maximum is "

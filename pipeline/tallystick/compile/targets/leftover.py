@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from tallystick.compile.targets.claims import waived
 from tallystick.core.expect import Waived
 from tallystick.policy import document
-from tallystick.policy.normal import NormalForm
+from tallystick.policy.normal import NormalForm, PermittedRelease
 
 RESIDUAL = "residual.json"
 README = "README.md"
@@ -55,7 +55,7 @@ def readme_head(
     form: NormalForm, target: str, title: str, assumed: Iterable[str], whys: Mapping[str, str]
 ) -> str:
     """Return the beginning of a README: of what it is, until when, and what it leaves to others."""
-    releases = "\n".join(f"- {one.name} {one.version}: `{one.digest}`" for one in form.releases) or "- none"
+    releases = "\n".join(_release(one) for one in form.releases) or "- none"
     missing = "\n".join(f"- `{name}`: {whys[name]}" for name in sorted(waived(form, target))) or "- nothing"
     granted = "\n".join(f"- {line}" for line in assumed) or "- nothing"
     return (
@@ -66,6 +66,12 @@ def readme_head(
         f"Not checked here, by the policy's own waivers:\n\n{missing}\n\n"
         f"Taken for granted of the deployment:\n\n{granted}\n"
     )
+
+
+def _release(release: PermittedRelease) -> str:
+    """Return a release with everything that its permission rests on."""
+    bundles = ", ".join(f"`{bundle}`" for bundle in release.bundles)
+    return f"- {release.name} {release.version}: `{release.digest}`, resting on the bundles {bundles}"
 
 
 def time(at: datetime) -> str:

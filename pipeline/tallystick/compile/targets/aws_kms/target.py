@@ -6,22 +6,25 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from tallystick.compile.domain import Case
 from tallystick.compile.errors import Inexpressible
-from tallystick.compile.logic.formula import ABSENT, Atom, Formula, Value, evaluate, every, negated, some
+from tallystick.compile.logic.formula import ABSENT, Atom, Formula, Value, every, negated, some
 from tallystick.compile.logic.tests import Among
-from tallystick.compile.targets import leftover, proved
+from tallystick.compile.targets import crossed, keyids, leftover, proved
 from tallystick.compile.targets.aws_kms import actions, document, emit, model
+from tallystick.compile.targets.aws_kms import choice as choices
 from tallystick.compile.targets.aws_kms.choice import AwsKmsTarget
 from tallystick.compile.targets.aws_kms.operators import Operator
 from tallystick.compile.targets.aws_kms.readme import ASSUMES, readme
 from tallystick.compile.targets.aws_kms.words import DOCUMENT_SECONDS, NAME, SPELLING, WORDS
 from tallystick.compile.targets.base import Emitted, Lack, Proof
-from tallystick.compile.targets.claims import asked, points, rows
+from tallystick.compile.targets.claims import Vocabulary, asked, points, rows
 from tallystick.compile.targets.lacking import lacking
 from tallystick.core import expect as expects
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.core.expect import Expect
-from tallystick.policy.model import Target
+from tallystick.formats.yamldoc import Fields
+from tallystick.policy.model import Target, Waiver
 from tallystick.policy.normal import NormalForm, Placement
 
 _FILES = (emit.POLICY, leftover.README, leftover.RESIDUAL)
@@ -31,10 +34,15 @@ class AwsKms:
     """AWS KMS."""
 
     name = NAME
+    schema = choices.SCHEMA
+
+    def choice(self, fields: Fields, waivers: tuple[Waiver, ...]) -> Target:
+        """Return its entry of a policy."""
+        return choices.read(fields, waivers)
 
     def lacks(self, form: NormalForm, choice: Target) -> Iterator[Lack]:
         """Yield what no condition key says: versions, ages, places, devices."""
-        accounts = {arn.split(":")[4] for arn in choice_of(choice).workloads}
+        accounts = {arn.split(":")[4] for arn in choices.of(choice).workloads}
 
         def placed(place: Placement) -> bool:
             return place.name == "account" and accounts <= set(place.values)
@@ -43,22 +51,16 @@ class AwsKms:
 
     def emit(self, form: NormalForm, choice: Target) -> Emitted:
         """Return the key policy, and how to apply it."""
-        return emitted(form, choice_of(choice))
+        return emitted(form, choices.of(choice))
 
     def prove(self, files: Mapping[str, bytes], form: NormalForm, choice: Target, now: datetime) -> Proof:
         """Read the key policy back, and compare what it allows with what is permitted."""
-        return prove(files, form, choice_of(choice))
-
-
-def choice_of(choice: Target) -> AwsKmsTarget:
-    """Return ``choice`` as what it is; ValueError for another target's: a caller's bug."""
-    if not isinstance(choice, AwsKmsTarget):
-        raise ValueError("the aws-kms target takes a policy's aws-kms entry")
-    return choice
+        return prove(files, form, choices.of(choice))
 
 
 def emitted(form: NormalForm, choice: AwsKmsTarget) -> Emitted:
     """Return every file; :meth:`Backend.emit` says more."""
+    keyids.check(form, NAME, choice.keys)
     for row in rows(form, NAME, WORDS):
         if not row.pins:
             raise Inexpressible(f"{NAME}: no register of {row.platform} is left", code="target.no-register")
@@ -109,7 +111,7 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: AwsKmsTarget) ->
         given=given,
         counted=data,
     )
-    tried = _tried(form, choice, data, right)
+    tried = crossed.check(NAME, form, WORDS, data, _shown(form, choice))
     made = emitted(form, choice).files
     proved.require_same(NAME, files, made, (leftover.README, leftover.RESIDUAL))
     if policy.id != document.read(made[emit.POLICY]).id:
@@ -119,7 +121,7 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: AwsKmsTarget) ->
         released=len(released),
         accepted=len(released),
         evaluated=tried,
-        engines=(proved.ENGINE, "tallystick.compile.logic"),
+        engines=(proved.ENGINE, crossed.ENGINE),
     )
 
 
@@ -200,33 +202,21 @@ def _attested() -> Formula:
     )
 
 
-def _tried(form: NormalForm, choice: AwsKmsTarget, data: Formula, right: Formula) -> int:
-    """Evaluate every released tuple without the solver, for every workload, and each with one register changed."""
-    tried = 0
-    moment = leftover.time(leftover.end(form, NAME))
-    for row in rows(form, NAME, WORDS):
-        names = WORDS[row.platform].names
-        extra = {names[c.path]: c.expect for c in asked(form, NAME, row.platform) if c.path in names}
-        base = {model.ACTION: actions.RELEASE, model.TIME: moment, **_examples(extra), **dict(row.pins)}
-        for workload in choice.workloads:
-            claims: dict[str, Value] = {**base, model.PRINCIPAL: workload}
-            changed = [
-                {**claims, key: other} for key, _ in row.pins for other in (ABSENT, "0" * 96, "ab" * 48)
-            ]
-            wrong = [one for one in changed if evaluate(data, one) != evaluate(right, one)]
-            if not evaluate(data, claims) or wrong:
-                raise AssertionError("the evaluator and the solver disagree: our bug")
-            tried += 1 + len(changed)
-    return tried
+def _shown(form: NormalForm, choice: AwsKmsTarget) -> crossed.Translate:
+    """Return how a machine's evidence looks in a request for a release. A register is a text, or not there."""
+    base = {
+        model.ACTION: actions.RELEASE,
+        model.TIME: leftover.time(leftover.end(form, NAME)),
+        model.PRINCIPAL: choice.workloads[-1],
+    }
+
+    def translate(vocabulary: Vocabulary, case: Case) -> Mapping[str, Value] | None:
+        found = crossed.renamed(vocabulary, case)
+        if not all(isinstance(value, str) and value == value.lower() for value in found.values()):
+            return None
+        return base | found
+
+    return translate
 
 
-def _examples(extra: Mapping[str, Expect]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
-    for key, expect in extra.items():
-        if isinstance(expect, expects.Exactly):
-            found[key] = expect.value
-        elif isinstance(expect, expects.OneOf):
-            found[key] = expect.values[0]
-        else:
-            found[key] = "5a" * 48
-    return found
+BACKEND = AwsKms()
