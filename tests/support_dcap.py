@@ -1,4 +1,4 @@
-"""A maker of Intel quotes of this suite's own: root, PCK and TCB signing certificates, collateral, quotes of each version."""
+"""A maker of Intel quotes of this suite's own: root, PCK and TCB signing certificates, collateral, quotes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def td(
     report_data: bytes, *, attributes: int = 1 << 28, rtmr: tuple[bytes, ...] = (), v15: bool = False
 ) -> bytes:
     registers = [*rtmr, *(bytes(48) for _ in range(4 - len(rtmr)))]
-    body = bytes([5, 1]) + bytes([3] * 14) + b"S" * 48 + bytes(48) + bytes(8) + attributes.to_bytes(8, "little")
+    body = (
+        bytes([5, 1]) + bytes([3] * 14) + b"S" * 48 + bytes(48) + bytes(8) + attributes.to_bytes(8, "little")
+    )
     body += b"\xe7\0\6\0\0\0\0\0" + b"T" * 48 + bytes(48) * 3 + b"".join(registers)
     body += report_data.ljust(64, b"\0")
     return body + (bytes([5, 1]) + bytes([3] * 14) + bytes(48) if v15 else b"")
@@ -98,7 +100,9 @@ class Certificate:
 class Maker:
     """Intel, as this suite plays it. ``window`` is the validity of everything it issues."""
 
-    def __init__(self, window: tuple[datetime, datetime] = (AT - timedelta(days=10), AT + timedelta(days=20))):
+    def __init__(
+        self, window: tuple[datetime, datetime] = (AT - timedelta(days=10), AT + timedelta(days=20))
+    ):
         self.window = window
         self.root = self._issue("Intel SGX Root CA", None, authority=True)
         self.platform_ca = self._issue("Intel SGX PCK Platform CA", self.root, authority=True)
@@ -106,7 +110,12 @@ class Maker:
         self.pck = self._issue("Intel SGX PCK Certificate", self.platform_ca, extension=sgx_extension())
 
     def _issue(
-        self, name: str, issuer: Certificate | None, *, authority: bool = False, extension: bytes | None = None
+        self,
+        name: str,
+        issuer: Certificate | None,
+        *,
+        authority: bool = False,
+        extension: bytes | None = None,
     ) -> Certificate:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

@@ -21,11 +21,11 @@ from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.evidence import dcap_collateral
 from tallystick.evidence.chain import Chain, Standing, standing
-from tallystick.evidence.dcap_collateral import Checked, bad, intel_chain, is_collateral, signed_by
+from tallystick.evidence.dcap_collateral import Checked, bad, gathered, intel_chain, is_collateral, signed_by
 from tallystick.evidence.dcap_level import Level, Module, level, module_of
 from tallystick.formats.dcap_quote import EnclaveReport, PckExtension, Quote, enclave_report, pck_extension
 
-__all__ = ["Verified", "forget", "is_collateral", "verify"]
+__all__ = ["Verified", "forget", "gathered", "is_collateral", "verify"]
 _PCK_OID = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 
 
@@ -78,7 +78,15 @@ def verify(quote: Quote, collaterals: Sequence[bytes], *, at: datetime) -> Verif
 
 def forget() -> None:
     """Forget every chain and collateral that was verified before."""
-    for memo in (dcap_collateral.parse, dcap_collateral.checked, _pck, _standing, _level, _attestation_key):
+    for memo in (
+        dcap_collateral.gathered,
+        dcap_collateral.parse,
+        dcap_collateral.checked,
+        _pck,
+        _standing,
+        _level,
+        _attestation_key,
+    ):
         memo.cache_clear()
 
 

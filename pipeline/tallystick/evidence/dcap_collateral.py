@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import roots
+from tallystick.evidence import dcap_parts, roots
 from tallystick.evidence.chain import Chain, Standing, build_chain, load_certificates, load_crl, standing
 
 ROOT = "Intel-SGX-Root-CA"
@@ -85,6 +85,18 @@ class Checked:
 def is_collateral(data: bytes) -> bool:
     """Return whether ``data`` looks like collateral, so that other endorsements can stand beside it."""
     return data.lstrip()[:1] == b"{" and b'"tcb_info"' in data
+
+
+@lru_cache(maxsize=64)
+def gathered(files: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Return (collateral, the files that are something else) out of endorsement files.
+
+    Collateral comes whole, or in the parts that the PCS serves: TCB info and QE identity as JSON with their signature,
+    revocation lists in DER or PEM, the certificate of who signed. Parts are put together into the whole form.
+    """
+    parts = dcap_parts.Parts.of([one for one in files if not is_collateral(one)])
+    whole = [one for one in files if is_collateral(one)]
+    return (*whole, *parts.collaterals()), parts.others
 
 
 @lru_cache(maxsize=64)

@@ -32,8 +32,8 @@ def verify(
 
     Args:
         data: the quote, or its hex.
-        endorsements: collateral for the platform (dcap-qvl's JSON); for a TDX quote also its event log (CCEL), which
-            must then replay to the RTMRs.
+        endorsements: collateral for the platform, as dcap-qvl's JSON or in the parts that the PCS serves; for a TDX
+            quote also its event log (CCEL), which must then replay to the RTMRs.
         nonce: the 64 bytes that REPORTDATA must be; None when the caller compares it.
 
     Raises:
@@ -43,9 +43,9 @@ def verify(
     quote = dcap_quote.parse(binary(data))
     if quote.is_tdx != (kind == TDX_KIND):
         raise Malformed("quote", at="TEE type", want=kind, got=TDX_KIND if quote.is_tdx else SGX_KIND)
-    collaterals = [one for one in endorsements if dcap.is_collateral(one)]
+    collaterals, logs = dcap.gathered(tuple(endorsements))
     verified = dcap.verify(quote, collaterals, at=at)
-    findings = list(_replay(quote, [one for one in endorsements if not dcap.is_collateral(one)]))
+    findings = list(_replay(quote, logs))
     report_data = quote.body.report_data
     if nonce is not None and nonce != report_data:
         findings.append(Finding("quote.report-data.mismatch", "REPORTDATA", nonce.hex(), report_data.hex()))
