@@ -16,7 +16,7 @@ from signing.boxes import ALICE, BUILDER
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Misuse, TallystickError, Unsupported
 from tallystick.signing import trust as trust_file
-from tallystick.signing.records import Builder, Endorser, Trust
+from tallystick.signing.records import Builder, Custody, Endorser, Trust, Witness
 
 ROOT = Path(__file__).resolve().parents[2]
 PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
@@ -187,3 +187,25 @@ def test_bytes_are_refused_by_our_errors_alone(text, noise, at, how):
     }[how]
     with suppress(TallystickError):
         trust_file.parse(damaged)
+
+
+def test_witnesses_and_custody_read_back_and_are_held_to_rules(trust):
+    replace, plain = dataclasses.replace, trust
+    one = Witness(name="w.example/1", holder="Wanda Witness", public_key=b"\x01" * 32)
+    two = Witness(name="w.example/2", holder="Wanda Witness", public_key=b"\x02" * 32)
+    held = (Custody(holder="Cecil (CA)", keys=(Digest.of(b"a"), Digest.of(b"b"))),)
+    full = replace(plain, witnesses=(one, two), witness_threshold=1, custody=held)
+    data = trust_file.dump(full)
+    assert trust_file.parse(data) == full
+    assert jsonschema_rs.is_valid(SCHEMA, json.loads(data))
+    assert (full.holder(Digest.of(b"b")), full.holder(Digest.of(b"c"))) == ("Cecil (CA)", None)
+    for wrong in (
+        replace(full, witness_threshold=2),  # two witnesses, one holder
+        replace(full, witnesses=(one, replace(two, name=one.name))),
+        replace(full, witnesses=(one, replace(two, public_key=one.public_key))),
+        replace(full, witnesses=(replace(one, public_key=b"short"),)),
+        replace(full, custody=(*held, Custody(holder="Lena", keys=(Digest.of(b"b"),)))),
+        replace(full, custody=(*held, Custody(holder="Cecil (CA)", keys=()))),
+    ):
+        with pytest.raises(Malformed):
+            trust_file.dump(wrong)

@@ -13,6 +13,7 @@ from tallystick.cli.output import JsonFlag, command_app, emit, progress
 if TYPE_CHECKING:
     from tallystick.release.desk import Desk, Outcome
     from tallystick.release.keys import Signatory
+    from tallystick.release.promote import Logged
     from tallystick.release.records import Gate
 
 app = command_app()
@@ -29,6 +30,14 @@ def promote(
     name: As,
     workdir: Workdir = None,
     trust: TrustFile = None,
+    witness: Annotated[
+        list[str] | None,
+        typer.Option("--witness", help="URL of a witness that signs the log's head; can be repeated."),
+    ] = None,
+    rekor: Annotated[
+        str | None,
+        typer.Option("--rekor", help="URL of the Rekor that the bundles are in. Default: the embedded log."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the gates over a release, sign the verdict, and propose it; or propose a compiled policy.
@@ -44,7 +53,10 @@ def promote(
         raise Misuse(message, code="promote.what")
     desk = desks.open_desk(channel, workdir, trust, clock.now())
     author = desks.person_key(workdir, name)
-    outcome = _release(desk, folder, author, workdir) if is_release else _policy(desk, folder, author)
+    if is_release:
+        outcome = _release(desk, folder, author, workdir, _logged(workdir, rekor, witness or []))
+    else:
+        outcome = _policy(desk, folder, author)
     desks.keep(workdir, channel, outcome.high_water)
     document = {
         "channel": channel,
@@ -55,7 +67,22 @@ def promote(
     emit(document, f"proposed for {channel}: {words}", as_json=as_json)
 
 
-def _release(desk: Desk, folder: Path, author: Signatory, workdir: Path | None) -> Outcome:
+def _logged(workdir: Path | None, rekor: str | None, witnesses: list[str]) -> Logged:
+    """Return the log whose head is published, and its witnesses."""
+    from functools import partial
+
+    from tallystick.cli import sigstore
+    from tallystick.release.promote import Logged
+    from tallystick.signing.rekor_client import RekorV1
+    from tallystick.tlog import witness_http
+
+    source = RekorV1(url=rekor) if rekor is not None else sigstore.instance_of(workdir).log
+    return Logged(
+        source=source, witnesses=tuple(partial(witness_http.cosignatures, url) for url in witnesses)
+    )
+
+
+def _release(desk: Desk, folder: Path, author: Signatory, workdir: Path | None, logged: Logged) -> Outcome:
     from tallystick.cli import desks
     from tallystick.release import promote as promotion
 
@@ -63,7 +90,7 @@ def _release(desk: Desk, folder: Path, author: Signatory, workdir: Path | None) 
         with desks.signer(workdir, author.name, desk.now) as signer:
             return signer.statement(payload)
 
-    return promotion.propose_release(desk, folder, author, sign, _show)
+    return promotion.propose_release(desk, folder, author, sign, _show, logged)
 
 
 def _policy(desk: Desk, folder: Path, author: Signatory) -> Outcome:

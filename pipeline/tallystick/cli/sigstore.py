@@ -48,7 +48,7 @@ def serve(
 
     if not 0 <= port <= 65535:
         raise Misuse(f"--port: want 0 to 65535, got {port}", code="port.number")
-    instance = _instance(workdir)
+    instance = instance_of(workdir)
     done = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: done.set())
@@ -102,11 +102,12 @@ def config(
 @app.command()
 def checkpoint(workdir: Workdir = None, as_json: JsonFlag = False) -> None:
     """Print the transparency log's signed checkpoint (C2SP), to keep where the log's keeper can not change it."""
-    note = _instance(workdir).log.checkpoint()
+    note = instance_of(workdir).log.checkpoint()
     emit({"checkpoint": note}, note, as_json=as_json)
 
 
-def _instance(workdir: Path | None) -> Instance:
+def instance_of(workdir: Path | None) -> Instance:
+    """Return the work directory's embedded Sigstore, open."""
     from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.signing.embedded.instance import Instance

@@ -127,6 +127,7 @@ def _check_releases(desk: Desk, state: State, proposed: Metadata[Targets], chang
             got = release.vsa.signer.san if release.vsa else "nobody"
             raise refusal("author", str(digest), f"a verdict by the author {author.identity.san}", got)
     gates.check_roots(desk.trust, state.settings)
+    channel.check_custody(desk.trust, state)
 
 
 def _check_platforms(state: State, release: VerifiedRelease) -> None:

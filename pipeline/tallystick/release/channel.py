@@ -60,6 +60,7 @@ def load(
     place = Folder(folder)
     state = place.verify(pinned_root(trust, channel), channel, now, seen)
     policies = policies_of(place.read, state, seen)
+    check_custody(trust, state)
     verifier = Verifier(trust.sigstore_root)
     found = []
     for digest in release_digests(state.delegated[roles.RELEASES].signed):
@@ -104,6 +105,19 @@ def pinned_root(trust: Trust, channel: str) -> bytes:
         finding = Finding("release.channel.unknown", "trust file", want=f"one of {known}", got=channel)
         raise Refused(f"the trust file does not know the channel {channel}", findings=[finding])
     return root
+
+
+def check_custody(trust: Trust, state: State) -> None:
+    """Ask for separately held keys where a channel is for production.
+
+    Raises:
+        Refused: ``release.custody.…``.
+    """
+    from tallystick.release import custody
+
+    findings = tuple(custody.findings(trust, state.people)) if state.settings.name == names.PRODUCTION else ()
+    if findings:
+        raise Refused("the keys behind a production channel are not held apart", findings=findings)
 
 
 def policies_of(read: Read, state: State, seen: HighWater) -> VerifiedPolicies:
@@ -166,11 +180,28 @@ def verify_target(
         )
     check_target_files(files, opened[0], channel)
     release = verify.verify_parts(parts, opened, trust, now, verifier)
+    check_checkpoints(signed, prefix, beside, trust, channel)
     findings = quorum.shortfall(release.quorum)
     if findings:
         raise Refused(f"release {digest} is not rebuilt by enough", findings=findings)
     verified = verdict.verify(files[names.promotion_file(channel)], release, trust, channel, now, verifier)
     return replace(release, vsa=verified)
+
+
+def check_checkpoints(
+    signed: Targets, prefix: str, beside: Mapping[str, bytes], trust: Trust, channel: str
+) -> None:
+    """Hold the log's head that the metadata publish for a release to the release's bundles.
+
+    Raises:
+        NotGenuine, Refused: as :func:`checkpoints.check`.
+    """
+    from tallystick.release import checkpoints
+
+    custom = signed.targets[f"{prefix}{indexes.FILE}"].unrecognized_fields.get("custom")
+    said = custom.get(checkpoints.FIELD) if isinstance(custom, dict) else None
+    bundles = {path: data for path, data in beside.items() if path.endswith(".sigstore.json")}
+    checkpoints.check(said, bundles, trust, prefix, required=channel == names.PRODUCTION)
 
 
 def check_target_files(files: Mapping[str, bytes], index: Index, channel: str) -> None:

@@ -19,9 +19,9 @@ from tallystick.core.findings import Finding
 from tallystick.formats import intoto
 from tallystick.measure.records import Measurement
 from tallystick.provenance import check as provenance_check
+from tallystick.release import custody, layout, names, quorum, verify
 from tallystick.release import index as indexes
-from tallystick.release import layout, names, quorum, verify
-from tallystick.release.records import Gate, Index, Quorum, Settings, VerifiedRelease
+from tallystick.release.records import Gate, Index, Person, Quorum, Settings, VerifiedRelease
 from tallystick.release.verify import Parts
 from tallystick.sbom import check as sbom_check
 from tallystick.sbom import coverage
@@ -38,9 +38,9 @@ NAMES = (
     "measurements",
     "quorum",
     "roots",
+    "custody",
     "revocation",
 )
-PRODUCTION = "production"
 _NOT_RUN = "release.gate.not-run"
 _DEVELOPMENT = "embedded-dev"
 _STORE = "/nix/store/"
@@ -57,6 +57,7 @@ class Asked:
     revoked: frozenset[Digest]
     trust: Trust
     now: datetime
+    people: tuple[Person, ...] = ()  # of the channel
 
 
 class _Run:
@@ -107,6 +108,7 @@ def run(
     )
     agreed = step("quorum", lambda: _quorum(_some(opened), _some(signed), trust, now), opened, signed)
     step("roots", lambda: check_roots(trust, asked.settings))
+    step("custody", lambda: _custody(asked))
     step("revocation", lambda: _revocation(_some(opened).index, asked.revoked), opened)
     gates = tuple(work.gates)
     if not all(gate.passed for gate in gates):
@@ -290,10 +292,22 @@ def check_roots(trust: Trust, settings: Settings) -> tuple[bool, str]:
     Raises:
         Refused: ``release.roots.development``.
     """
-    if settings.name == PRODUCTION and trust.label == _DEVELOPMENT:
+    if settings.name == names.PRODUCTION and trust.label == _DEVELOPMENT:
         finding = Finding("release.roots.development", "trust file", want="production roots", got=trust.label)
         raise Refused("a production channel takes no development root", findings=[finding])
     return True, f"{trust.label} is good enough for {settings.name}"
+
+
+def _custody(asked: Asked) -> tuple[bool, str]:
+    if asked.settings.name != names.PRODUCTION:
+        return True, f"{asked.settings.name} does not ask for it"
+    findings = tuple(custody.findings(asked.trust, asked.people))
+    if findings:
+        raise Refused("CA, log, approver and witness keys are not held apart", findings=findings)
+    return (
+        True,
+        f"{len(asked.trust.custody)} holders, each of one part; {len(asked.trust.witnesses)} witnesses",
+    )
 
 
 def _revocation(index: Index, revoked: frozenset[Digest]) -> tuple[bool, str]:

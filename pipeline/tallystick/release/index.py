@@ -20,7 +20,8 @@ from tallystick.release.records import Index, IndexedFile
 
 SCHEMA = "tallystick/release-index/v1"
 FILE = "index.json"
-STATEMENTS = ("measurements", "provenance", "sbom")  # every release has exactly these
+STATEMENTS = ("measurements", "provenance", "sbom")
+_OPTIONAL = ("measurements",)  # a release of firmware alone has none: it is measured with what it starts
 BESIDE = ("bundles", "links", "promotions")  # folders that name the release digest, so it can not cover them
 _WHAT = "release index"
 _FIELDS = ("schema", "name", "version", "files", "statements", "products")
@@ -43,6 +44,9 @@ def make(folder: Path, *, name: str, version: str, products: Mapping[str, str]) 
 
     files = {path: _entry(folder, path) for path in _indexed_paths(folder)}
     statements = {statement: f"statements/{statement}.json" for statement in STATEMENTS}
+    for statement in _OPTIONAL:
+        if statements[statement] not in files:
+            del statements[statement]
     for path in (*products.values(), *statements.values()):
         if path not in files:
             raise Misuse(f"{folder}: there is no {path}", code="release.file.missing")
@@ -217,7 +221,7 @@ def _hex(value: Any, at: str) -> Digest:
 
 def _statements(value: Any, files: tuple[IndexedFile, ...]) -> tuple[tuple[str, Digest], ...]:
     named = _object(value, "statements")
-    if sorted(named) != list(STATEMENTS):
+    if sorted({*named, *_OPTIONAL}) != list(STATEMENTS):
         raise Malformed(_WHAT, at="statements", want=", ".join(STATEMENTS), got=", ".join(sorted(named)))
     by_path = {entry.path: entry for entry in files}
     found = []

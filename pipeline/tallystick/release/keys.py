@@ -86,6 +86,11 @@ def load(folder: Path, name: str, *, file: str = KEY_FILE, passphrase: Passphras
     return Signatory(name=name, keyid=keyid_of(raw), public_key=raw, signer=CryptoSigner(private))
 
 
+def spki(public_key: bytes) -> bytes:
+    """Return the DER SubjectPublicKeyInfo of a raw Ed25519 public key (RFC 8410, section 4)."""
+    return bytes.fromhex("302a300506032b6570032100") + public_key
+
+
 def public_pem(public_key: bytes) -> str:
     """Return a raw Ed25519 public key as SubjectPublicKeyInfo PEM."""
     from cryptography.hazmat.primitives import serialization

@@ -14,6 +14,7 @@ PREDICATES = {  # statement -> its predicateType
 }
 BUNDLES = "bundles"
 PROMOTIONS = "promotions"
+PRODUCTION = "production"  # the channel that asks for the most
 _BASE = "https://tallystick.local"
 
 

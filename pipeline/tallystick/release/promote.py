@@ -6,12 +6,13 @@ Source: docs/decisions/0061-channels-as-tuf-repositories.md and 0062-promotion-g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tallystick.core.errors import Misuse
-from tallystick.release import beside, changes, gates, names, roles, verdict, verify
+from tallystick.release import beside, changes, checkpoints, gates, names, roles, verdict, verify
 from tallystick.release.changes import Added
+from tallystick.release.checkpoints import Cosign, LogSource
 from tallystick.release.desk import Desk, Outcome, refusal
 from tallystick.release.index import safe_path
 from tallystick.release.keys import Signatory
@@ -27,10 +28,26 @@ SignVerdict = Callable[[bytes], bytes]  # a statement's payload -> its bundle, s
 Show = Callable[[Gate], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """The log that the bundles are in, and the witnesses who are asked to sign its head."""
+
+    source: LogSource
+    witnesses: tuple[Cosign, ...] = ()
+
+
 def propose_release(
-    desk: Desk, folder: Path, author: Signatory, sign: SignVerdict, show: Show = lambda gate: None
+    desk: Desk,
+    folder: Path,
+    author: Signatory,
+    sign: SignVerdict,
+    show: Show = lambda gate: None,
+    logged: Logged | None = None,
 ) -> Outcome:
     """Run the gates over the release in ``folder``, sign the verdict, and propose its targets.
+
+    Args:
+        logged: publishes the log's head with the release; production asks for it, with witnesses.
 
     Raises:
         Refused, NotGenuine: a gate did not pass; another change waits (``release.channel.pending``); the
@@ -47,6 +64,7 @@ def propose_release(
             revoked=policies.revoked,
             trust=desk.trust,
             now=desk.now,
+            people=state.people,
         )
         passed, release = gates.run(asked, show)
         gates.require(passed)
@@ -63,7 +81,7 @@ def propose_release(
             bundle, release, desk.trust, desk.channel, desk.now, Verifier(desk.trust.sigstore_root)
         )
         release = replace(release, vsa=vsa)
-        add = _release_targets(folder, release, {file: bundle})
+        add = _release_targets(folder, release, {file: bundle}, desk, logged)
         desk.folder.add_targets({added.path: added.data for added in add})
         proposed = changes.propose(
             state,
@@ -129,7 +147,9 @@ def _check_free(desk: Desk, state: State, role: str) -> None:
         raise refusal("pending", role, "no change that waits (approve or withdraw it first)", got)
 
 
-def _release_targets(folder: Path, release: VerifiedRelease, promotion: Mapping[str, bytes]) -> list[Added]:
+def _release_targets(
+    folder: Path, release: VerifiedRelease, promotion: Mapping[str, bytes], desk: Desk, logged: Logged | None
+) -> list[Added]:
     """Everything a client verifies a release with; products, seeds and derivations stay in the release."""
     parts = verify.from_folder(folder)
     files = {path: data for path, data in parts.beside.items() if not path.startswith("promotions/")}
@@ -139,7 +159,16 @@ def _release_targets(folder: Path, release: VerifiedRelease, promotion: Mapping[
             files[entry.path] = parts.read(entry.path) or b""
     files["index.json"] = parts.read("index.json") or b""
     vsa = release.vsa.bundle if release.vsa else None
-    custom = {"name": release.index.name, "version": release.index.version, "vsa": str(vsa)}
+    custom: dict[str, object] = {
+        "name": release.index.name,
+        "version": release.index.version,
+        "vsa": str(vsa),
+    }
+    bundles = {path: data for path, data in files.items() if path.endswith(".sigstore.json")}
+    if logged is not None:
+        custom[checkpoints.FIELD] = checkpoints.make(bundles, logged.source, logged.witnesses)
+    required, said = desk.channel == names.PRODUCTION, custom.get(checkpoints.FIELD)
+    checkpoints.check(said, bundles, desk.trust, f"releases/{release.digest.hex}/", required=required)
     return [
         Added(
             path=f"releases/{release.digest.hex}/{path}",

@@ -19,7 +19,7 @@ from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.formats import intoto, slsa
 from tallystick.measure import statement as measurements
-from tallystick.measure.records import Measurement
+from tallystick.measure.records import NO_FIRMWARE, Measurement
 from tallystick.release import index as indexes
 from tallystick.release import layout, names, quorum, verdict
 from tallystick.release.records import Index, Quorum, VerifiedRelease
@@ -271,9 +271,11 @@ def read_measurements(statements: Mapping[str, VerifiedStatement], index: Index)
     Raises:
         NotGenuine: ``release.measurement.image`` or ``release.measurement.firmware``.
     """
+    if "measurements" not in statements:  # of firmware alone
+        return ()
     found = measurements.from_statement(intoto.parse(statements["measurements"].payload))
     products = {entry.digest for entry in index.product_files()}
-    firmwares = {entry.digest for entry in index.under("firmware/")}
+    firmwares = {NO_FIRMWARE, *(entry.digest for entry in index.under("firmware/"))}
     findings = []
     for one in found:
         for what, digest, known in (("image", one.image, products), ("firmware", one.firmware, firmwares)):

@@ -36,6 +36,23 @@ class Endorser:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """Somebody who looks at a log from outside and signs that it only grew (C2SP tlog-cosignature)."""
+
+    name: str  # on its signature lines
+    holder: str  # who has its key; several witnesses of one holder count once
+    public_key: bytes  # raw Ed25519, 32 bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Custody:
+    """Who holds which private keys: a reviewed statement, which no signature can make for them."""
+
+    holder: str  # a person, or a duty of an organisation
+    keys: tuple[Digest, ...]  # sha256 of each DER SubjectPublicKeyInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """The pinned trust file: everything that is believed, and nothing from the thing being judged."""
 
@@ -47,6 +64,13 @@ class Trust:
     layout_owners: tuple[str, ...]  # PEM public keys, all of which signed the layout
     channels: tuple[tuple[str, bytes], ...]  # channel name -> TUF root.json
     endorsers: tuple[Endorser, ...]
+    witnesses: tuple[Witness, ...] = ()  # of transparency logs
+    witness_threshold: int = 0  # holders of witnesses that production asks for; never fewer than one there
+    custody: tuple[Custody, ...] = ()
+
+    def holder(self, key: Digest) -> str | None:
+        """Return who holds the key with that SubjectPublicKeyInfo digest, or None when nobody is written down."""
+        return next((one.holder for one in self.custody if key in one.keys), None)
 
     def channel_root(self, name: str) -> bytes | None:
         """Return the pinned TUF root of channel ``name``, or None when this file does not know it."""

@@ -18,14 +18,18 @@ from tallystick.core.errors import Malformed, Unsupported
 from tallystick.core.files import read_file, write_file
 from tallystick.formats import canonical_base64
 from tallystick.signing import root as roots
-from tallystick.signing.records import Builder, Endorser, Identity, Trust
+from tallystick.signing.records import Builder, Custody, Endorser, Identity, Trust, Witness
 
 SCHEMA = "tallystick/trust/v1"
 LABELS = (roots.EMBEDDED_DEV, "production")
 _WHAT = "trust file"
 _MAX_BYTES = 16 << 20
 _NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+_OPTIONAL = ("witnesses", "custody")
 _FIELDS = ("schema", "label", "sigstore_root", "builders", "promoters", "layout", "channels", "endorsers")
+
+_HOLDER = r"[^\x00-\x1f\x7f]{1,256}"
+_ED25519_BYTES = 32
 
 T = TypeVar("T")
 
@@ -58,7 +62,11 @@ def parse(data: bytes) -> Trust:
         raise _bad("document", "an object", document)
     if document.get("schema") != SCHEMA:
         raise Unsupported(_WHAT, at="schema", want=SCHEMA, got=repr(document.get("schema")))
-    fields = _object(document, "document", _FIELDS)
+    there = tuple(name for name in _OPTIONAL if name in document)
+    fields = _object(document, "document", (*_FIELDS, *there))
+    witnesses = _object(
+        fields.get("witnesses", {"threshold": 0, "keys": []}), "witnesses", ("threshold", "keys")
+    )
     layout = _object(fields["layout"], "layout", ("envelope", "owners"))
     trust = Trust(
         label=_text(fields["label"], "label", "|".join(LABELS)),
@@ -69,6 +77,9 @@ def parse(data: bytes) -> Trust:
         layout_owners=_items(layout["owners"], "layout.owners", _pem),
         channels=_items(fields["channels"], "channels", _channel),
         endorsers=_items(fields["endorsers"], "endorsers", _endorser),
+        witnesses=_items(witnesses["keys"], "witnesses.keys", _witness),
+        witness_threshold=_threshold(witnesses["threshold"], "witnesses.threshold"),
+        custody=_items(fields.get("custody", []), "custody", _custody),
     )
     _check(trust)
     return trust
@@ -80,6 +91,12 @@ def dump(trust: Trust) -> bytes:
     Raises:
         Malformed: one of its documents is no JSON object, or it would be refused by :func:`parse`.
     """
+    more: dict[str, Any] = {}
+    if trust.witnesses or trust.witness_threshold:
+        listed = [_of_witness(witness) for witness in trust.witnesses]
+        more["witnesses"] = {"threshold": trust.witness_threshold, "keys": listed}
+    if trust.custody:
+        more["custody"] = [{"holder": c.holder, "keys": list(map(str, c.keys))} for c in trust.custody]
     data = jsondoc.dumps(
         {
             "schema": SCHEMA,
@@ -97,6 +114,7 @@ def dump(trust: Trust) -> bytes:
             "channels": [{"name": name, "root": _ordered(root, name)} for name, root in trust.channels],
             "endorsers": [_of_endorser(endorser) for endorser in trust.endorsers],
         }
+        | more
     )
     parse(data)
     return data
@@ -110,8 +128,16 @@ def _check(trust: Trust) -> None:
         ("layout.owners", trust.layout_owners),
         ("channels", [name for name, _ in trust.channels]),
         ("endorsers", [endorser.spki for endorser in trust.endorsers]),
+        ("witnesses.keys", [witness.public_key for witness in trust.witnesses]),
+        ("witnesses.keys", [witness.name for witness in trust.witnesses]),
+        ("custody", [key for one in trust.custody for key in one.keys]),
+        ("custody", [one.holder for one in trust.custody]),
     ):
         _check_once(values, at)
+    holders = {witness.holder for witness in trust.witnesses}
+    if trust.witness_threshold > len(holders):
+        want = f"at most {len(holders)}, the number of their holders"
+        raise Malformed(_WHAT, at="witnesses.threshold", want=want, got=str(trust.witness_threshold))
     if roots.parse(trust.sigstore_root).is_embedded != (trust.label == roots.EMBEDDED_DEV):
         kind = "an embedded Sigstore" if trust.label != roots.EMBEDDED_DEV else "no embedded Sigstore"
         raise Malformed(_WHAT, at="label", want=f"the label of the root, which is {kind}'s", got=trust.label)
@@ -158,6 +184,35 @@ def _endorser(value: Any, at: str) -> Endorser:
             lambda one, place: canonical_base64.decode(one, _WHAT, place),
         ),
     )
+
+
+def _witness(value: Any, at: str) -> Witness:
+    fields = _object(value, at, ("name", "holder", "public_key"))
+    raw = canonical_base64.decode(fields["public_key"], _WHAT, f"{at}.public_key")
+    if len(raw) != _ED25519_BYTES:
+        raise _bad(f"{at}.public_key", f"{_ED25519_BYTES} bytes of Ed25519", len(raw))
+    name, holder = _text(fields["name"], f"{at}.name", r"[^\s+]{1,128}"), fields["holder"]
+    return Witness(name=name, holder=_text(holder, f"{at}.holder", _HOLDER), public_key=raw)
+
+
+def _custody(value: Any, at: str) -> Custody:
+    fields = _object(value, at, ("holder", "keys"))
+    digests = _items(fields["keys"], f"{at}.keys", lambda one, place: Digest.parse(_text(one, place)))
+    return Custody(holder=_text(fields["holder"], f"{at}.holder", _HOLDER), keys=digests)
+
+
+def _threshold(value: Any, at: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _bad(at, "a number", value)
+    return value
+
+
+def _of_witness(witness: Witness) -> dict[str, str]:
+    return {
+        "name": witness.name,
+        "holder": witness.holder,
+        "public_key": canonical_base64.encode(witness.public_key),
+    }
 
 
 def _pem(value: Any, at: str) -> str:

@@ -77,6 +77,10 @@ class TransparencyLog:
         """Return the signed checkpoint of the log as it is: what leaves this machine and keeps it honest."""
         return self._signed(Log.read(self.folder))
 
+    def consistency(self, older: int, newer: int) -> tuple[bytes, ...]:
+        """Return the proof that the first ``older`` entries are a prefix of the first ``newer``."""
+        return Log.read(self.folder).consistency(older, newer)
+
     def _entry(
         self, log: Log, index: int, body: bytes, kind: str, version: str, seconds: int
     ) -> dict[str, Any]:
