@@ -5,6 +5,7 @@ Source: RFC 9052, 4.2 and 4.4; RFC 9053, 2.1 for the algorithms; RFC 8949, 4.2.1
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -45,19 +46,26 @@ class Lengths(Enum):
     ANY = "any"  # AWS's hypervisors have written an open-ended top-level map since 2025
 
 
-def loads(data: bytes, what: str, lengths: Lengths = Lengths.DEFINITE) -> Any:
+def loads(
+    data: bytes,
+    what: str,
+    lengths: Lengths = Lengths.DEFINITE,
+    *,
+    tags: Collection[int] = _TAGS,
+    max_bytes: int = _MAX_BYTES,
+) -> Any:
     """Return the value of CBOR that has one reading alone.
 
-    Refused, beside what is not CBOR: trailing bytes, tags that no evidence has, numbers longer than they need to be, a
+    Refused, beside what is not CBOR: trailing bytes, other tags than ``tags``, numbers longer than they need to be, a
     map key twice, strings in pieces, nesting past 16 levels and, unless asked for, open-ended maps and arrays.
 
     Raises:
         Malformed: any of these, with its offset.
         Unsupported: an unknown tag.
     """
-    if len(data) > _MAX_BYTES:
-        raise Malformed(what, at="size", want=f"at most {_MAX_BYTES} bytes", got=f"{len(data)}")
-    end = _Walk(data, what, lengths).item(0, 0)
+    if len(data) > max_bytes:
+        raise Malformed(what, at="size", want=f"at most {max_bytes} bytes", got=f"{len(data)}")
+    end = _Walk(data, what, lengths, tags).item(0, 0)
     if end != len(data):
         raise Malformed(
             what, at=f"CBOR at offset {end}", want="no more bytes", got=f"{len(data) - end} bytes"
@@ -71,8 +79,8 @@ def loads(data: bytes, what: str, lengths: Lengths = Lengths.DEFINITE) -> Any:
 class _Walk:
     """Walks CBOR's structure (RFC 8949, 3) to see that it has one reading; cbor2 then makes the value."""
 
-    def __init__(self, data: bytes, what: str, lengths: Lengths) -> None:
-        self._data, self._what, self._open_allowed = data, what, lengths is Lengths.ANY
+    def __init__(self, data: bytes, what: str, lengths: Lengths, tags: Collection[int]) -> None:
+        self._data, self._what, self._open_allowed, self._tags = data, what, lengths is Lengths.ANY, tags
         self._size = len(data)
 
     def item(self, at: int, depth: int) -> int:
@@ -95,8 +103,8 @@ class _Walk:
                 raise self._bad(at, f"{number} bytes", f"{self._size - end} left")
             return end + number
         if major == 6:
-            if number not in _TAGS:
-                want = "one of " + ", ".join(map(str, _TAGS))
+            if number not in self._tags:
+                want = "one of " + ", ".join(map(str, self._tags))
                 raise Unsupported(self._what, at="CBOR tag", want=want, got=str(number))
             return self.item(end, depth + 1)
         return self._items(end, depth + 1, number, is_map=major == 5)

@@ -69,8 +69,8 @@ def assumptions() -> tuple[str, ...]:
         "Caller: nvattest makes a new nonce for each attestation, and its claims are not taken from a file",
         "Caller: the key is released only when the same attestation of the machine covers the GPUs' evidence",
         (
-            "Caller: local tokens are not signed by anybody else (alg none, or a known HS256 key): never accept them from "
-            "outside"
+            "Caller: local tokens are not signed by anybody else (alg none, or a known HS256 key): never take them "
+            "from outside"
         ),
     )
 

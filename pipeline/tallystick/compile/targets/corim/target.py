@@ -1,0 +1,16 @@
+"""The ``corim`` target as the compiler sees it."""
+
+from __future__ import annotations
+
+from tallystick.compile.targets.common.backend import Composed
+from tallystick.compile.targets.corim import choice, emit
+
+BACKEND = Composed(
+    name=emit.NAME,
+    kind=choice.CorimTarget,
+    schema=choice.SCHEMA,
+    read=choice.read,
+    lacks=emit.lacks,
+    emit=emit.emit,
+    prove_module="tallystick.compile.targets.corim.prove",
+)

@@ -1,0 +1,1 @@
+"""The target ``vault-jwt``: roles of the JWT auth method of Vault and OpenBao."""
