@@ -287,7 +287,7 @@ def make_crl(issuer, issuer_key, revoked=(), *, begins=-1, ends=1) -> bytes:
     )
     for certificate in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
-        builder = builder.add_revoked_certificate(entry.revocation_date(AT - timedelta(hours=1)).build())
+        builder = builder.add_revoked_certificate(entry.revocation_date(AT + timedelta(days=begins)).build())
     return builder.sign(issuer_key, hashes.SHA384()).public_bytes(Encoding.DER)
 
 
@@ -303,7 +303,7 @@ def make_ocsp(certificate, issuer, key, *, status=ocsp.OCSPCertStatus.GOOD, resp
             cert_status=status,
             this_update=AT + timedelta(days=begins),
             next_update=None if ends is None else AT + timedelta(days=ends),
-            revocation_time=AT - timedelta(days=2) if status is ocsp.OCSPCertStatus.REVOKED else None,
+            revocation_time=AT + timedelta(days=begins) if status is ocsp.OCSPCertStatus.REVOKED else None,
             revocation_reason=reason,
         )
         .responder_id(encoding, responder or issuer)
