@@ -232,6 +232,21 @@ def launch_digests(
         yield Digest(Algorithm.SHA384, chain[shape.vcpus])
 
 
+def digest_chain(
+    image: LaunchImage, shape: SnpShape, hashes: KernelHashes | None = None
+) -> tuple[bytes, ...]:
+    """Return the MEASUREMENT with 1, 2, … vCPUs up to the shape's: all that is a prefix of it.
+
+    Raises:
+        Unsupported: as :func:`launch_digests`.
+    """
+    launch = _Launch(image.firmware)
+    _measure_ranges(launch, image, shape.vmm, hashes)
+    chain = [launch.digest]
+    _extend_chain(chain, shape, image.ap_eip)
+    return tuple(chain[1:])
+
+
 def explain(
     firmware: Firmware, shape: SnpShape, hashes: KernelHashes | None = None
 ) -> tuple[Digest, tuple[Step, ...]]:
@@ -250,7 +265,16 @@ def explain(
 def svsm_launch_digest(
     firmware: Firmware, svsm: Firmware, *, variables_bytes: int, vcpus: int, vcpu_signature: int
 ) -> Digest:
-    """Return the MEASUREMENT of a guest under COCONUT-SVSM on QEMU.
+    """Return the MEASUREMENT of a guest under COCONUT-SVSM on QEMU; see :func:`explain_svsm`."""
+    return explain_svsm(
+        firmware, svsm, variables_bytes=variables_bytes, vcpus=vcpus, vcpu_signature=vcpu_signature
+    )[0]
+
+
+def explain_svsm(
+    firmware: Firmware, svsm: Firmware, *, variables_bytes: int, vcpus: int, vcpu_signature: int
+) -> tuple[Digest, tuple[Step, ...]]:
+    """Return the MEASUREMENT of a guest under COCONUT-SVSM on QEMU, and every step that led to it.
 
     The SVSM lies directly below the firmware and its variable store; its metadata, not the firmware's, says what
     else is measured, and every vCPU starts in it.
@@ -272,10 +296,12 @@ def svsm_launch_digest(
     launch.bytes(svsm_gpa, svsm.data, "SVSM")
     image = LaunchImage(firmware=launch.digest, ranges=svsm.sev_ranges(), hash_table_gpa=0, ap_eip=0)
     _measure_ranges(launch, image, Vmm.QEMU, None)
-    page = hashlib.sha384(_vmsa_svsm(svsm.number(SVSM_INFO, "SVSM_INFO") + svsm_gpa, shape)).digest()
-    for _ in range(vcpus):
+    eip = svsm.number(SVSM_INFO, "SVSM_INFO") + svsm_gpa
+    page = hashlib.sha384(_vmsa_svsm(eip, shape)).digest()
+    for number in range(vcpus):
         launch.page(_Page.VMSA, _VMSA_GPA, page)
-    return Digest(Algorithm.SHA384, launch.digest)
+        launch.note(f"VMSA of vCPU {number} (starts at {eip:#x})", _VMSA_GPA, 1)
+    return Digest(Algorithm.SHA384, launch.digest), tuple(launch.steps)
 
 
 def _measure_ranges(launch: _Launch, image: LaunchImage, vmm: Vmm, hashes: KernelHashes | None) -> None:

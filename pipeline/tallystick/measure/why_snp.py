@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from tallystick.core.digests import Digest
@@ -15,7 +15,7 @@ from tallystick.measure.snp import (
     LaunchImage,
     SnpShape,
     Vmm,
-    launch_digests,
+    digest_chain,
 )
 
 VALUE = "measurement"
@@ -46,15 +46,14 @@ def explain(expected: Expected, seen: bytes) -> tuple[tuple[Cause, ...], tuple[U
 
     Of several that do, because some input does not count there, the one with the fewest differences is named.
     """
-    matching = [found for found in _candidates(expected) if found is not None and found[1] == seen]
+    matching = tuple(_candidates(expected, seen))
     if not matching:
         return (), (Unexplained(values=(VALUE,), reason=_REASON),)
-    nearest = min((_causes(expected, candidate) for candidate, _ in matching), key=len)
-    return nearest, ()
+    return min((_causes(expected, candidate) for candidate in matching), key=len), ()
 
 
-def _candidates(expected: Expected) -> Iterator[tuple[_Candidate, bytes]]:
-    """Give every launch of the matrix with its digest."""
+def _candidates(expected: Expected, seen: bytes) -> Iterator[_Candidate]:
+    """Give every launch of the matrix whose digest is ``seen``."""
     own = expected.shape
     signatures = sorted({own.vcpu_signature, *VCPU_TYPES.values()})
     for firmware, image in expected.images.items():
@@ -62,17 +61,13 @@ def _candidates(expected: Expected) -> Iterator[tuple[_Candidate, bytes]]:
             for vmm in Vmm:
                 for signature in signatures if vmm is Vmm.QEMU else [own.vcpu_signature]:
                     for features in _feature_sets(own.guest_features):
-                        shapes = [
-                            SnpShape(vcpus=n, vcpu_signature=signature, guest_features=features, vmm=vmm)
-                            for n in _counts(own.vcpus)
-                        ]
-                        for shape, digest in zip(shapes, launch_digests(image, shapes, hashes), strict=True):
-                            boot = hashes is not None
-                            yield _Candidate(firmware=firmware, direct_boot=boot, shape=shape), digest.value
-
-
-def _counts(own: int) -> list[int]:
-    return sorted({own, *range(1, MAX_VCPUS + 1)})
+                        most = SnpShape(
+                            vcpus=MAX_VCPUS, vcpu_signature=signature, guest_features=features, vmm=vmm
+                        )
+                        chain = digest_chain(image, most, hashes)
+                        if seen in chain:
+                            shape = replace(most, vcpus=chain.index(seen) + 1)
+                            yield _Candidate(firmware=firmware, direct_boot=hashes is not None, shape=shape)
 
 
 def _feature_sets(own: int) -> list[int]:
