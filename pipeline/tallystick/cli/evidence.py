@@ -65,7 +65,8 @@ def show(
             code="evidence.kind",
         )
     ((name, fields),) = found.items()
-    emit({"kind": name, "verified": False, **fields}, "\n".join(_lines(fields)), as_json=as_json)
+    words = [f"{name}, nothing of it verified", *_explained(name, fields)]
+    emit({"kind": name, "verified": False, **fields}, "\n".join(words), as_json=as_json)
 
 
 @app.command()
@@ -166,6 +167,27 @@ def _lines(values: Mapping[str, Any], before: str = "") -> list[str]:
             lines += _lines(value, f"{before}{name}.")
         else:
             lines.append(f"{before}{name}: {_plain(value)}")
+    return lines
+
+
+def _explained(kind: str, values: Mapping[str, Any], before: str = "") -> list[str]:
+    """Return the fields of a dump, each with what it means where its name does not say it."""
+    from tallystick.evidence.explained import explain
+
+    lines: list[str] = []
+    for name, value in values.items():
+        path = f"{before}{name}"
+        meaning = explain(kind, path)
+        said = f"    ({meaning})" if meaning else ""
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{path}:{said}")
+            lines += _explained(kind, value, f"{path}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            lines.append(f"{path}:{said}")
+            for number, item in enumerate(value):
+                lines += _explained(kind, item, f"{path}[{number}].")
+        else:
+            lines.append(f"{path}: {_plain(value)}{said}")
     return lines
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import azure_forms, dcap, tpm_checks, tpm_keys
+from tallystick.evidence import azure_forms, dcap, dump, tpm_checks, tpm_keys
 from tallystick.evidence import quote as td_quotes
 from tallystick.evidence.azure_forms import AzureEvidence, VtpmQuote
 from tallystick.evidence.claims import Claims
@@ -91,6 +91,39 @@ def verify(
         valid_until=hardware.valid_until,
         notes=tuple(notes),
     )
+
+
+def show(kind: str, data: bytes) -> dict[str, Any]:
+    """Return every field of the HCL report, the hardware's report in it, and the vTPM's quote. Unverified."""
+    given = azure_forms.parse(data)
+    report = hcl.parse(given.hcl_report)
+    if report.kind != _REPORT_TYPES[kind]:
+        raise Malformed("HCL report", at="report type", want=kind, got=f"type {report.kind}")
+    shown: dict[str, Any] = {
+        "evidence_version": given.version,
+        "runtime_data": {
+            "hash": report.hash_name,
+            "digest": report.bound.hex(),
+            "keys": list(report.keys),
+            "vm_configuration": report.configuration,
+            "user_data": report.user_data.hex(),
+        },
+    }
+    if kind == SNP_KIND:
+        from tallystick.evidence import snp_report
+
+        shown["hardware_report"] = snp_report.show(report.hardware_report)
+    else:
+        shown["hardware_report"] = dump.plain(hcl.td_report(report.hardware_report))
+    if given.vcek is not None:
+        shown["vcek"] = dump.certificates(given.vcek, "VCEK")
+    if given.td_quote is not None:
+        shown["td_quote"] = td_quotes.show(td_quotes.TDX_KIND, given.td_quote)
+    if given.quote is not None:
+        shown["tpm_quote"] = dump.plain(tpm.parse_quote(given.quote.message))
+        shown["tpm_quote"]["signature"] = given.quote.signature.hex()
+        shown["tpm"] = _vtpm_claims(given.quote)["tpm"]
+    return shown
 
 
 def _sorted(endorsements: Sequence[bytes]) -> _Files:

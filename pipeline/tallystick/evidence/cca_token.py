@@ -126,6 +126,17 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
     )
 
 
+def show(data: bytes) -> dict[str, Any]:
+    """Return every claim of both tokens. Nothing of it is verified."""
+    platform, realm = _tokens(data)
+    claims = [cbor_map(token.payload, f"{_WHAT} claims") for token in (platform, realm)]
+    tokens = {"platform_token": platform, "realm_token": realm}
+    return {
+        name: {"cose_algorithm": token.algorithm, "signature": token.signature.hex()}
+        for name, token in tokens.items()
+    } | _claims(*claims)
+
+
 def _tokens(data: bytes) -> tuple[Sign1, Sign1]:
     value = loads(data, _WHAT)
     if isinstance(value, cbor2.CBORTag):

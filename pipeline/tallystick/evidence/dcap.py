@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.evidence import dcap_collateral
-from tallystick.evidence.chain import Chain, Standing, standing
+from tallystick.evidence.chain import Chain, Standing, load_certificates, standing
 from tallystick.evidence.dcap_collateral import Checked, bad, gathered, intel_chain, is_collateral, signed_by
 from tallystick.evidence.dcap_level import Level, Module, level, module_of
 from tallystick.formats.dcap_quote import EnclaveReport, PckExtension, Quote, enclave_report, pck_extension
 
-__all__ = ["Verified", "forget", "gathered", "is_collateral", "verify"]
+__all__ = ["Verified", "forget", "gathered", "is_collateral", "pck_extension_of", "verify"]
 _PCK_OID = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 
 
@@ -98,6 +98,20 @@ def _pck_pem(quote: Quote, collaterals: Sequence[bytes]) -> bytes:
         if chain is not None:
             return chain
     raise bad("pck.missing", "PCK certificate", "in the quote or the collateral", "in neither")
+
+
+def pck_extension_of(pem: bytes) -> PckExtension | None:
+    """Return the SGX extension of the first certificate in ``pem``, unverified; None when it has none.
+
+    Raises:
+        Malformed: no certificates, or an extension that breaks Intel's profile.
+    """
+    leaf = load_certificates(pem, "PCK certificate")[0]
+    try:
+        value = leaf.extensions.get_extension_for_oid(_PCK_OID).value
+    except x509.ExtensionNotFound:
+        return None
+    return pck_extension(getattr(value, "value", b""))
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import roots
+from tallystick.evidence import dump, roots
 from tallystick.evidence.chain import Standing, build_chain, load_certificate, load_crl, quiet, standing
 from tallystick.evidence.claims import Claims
 from tallystick.evidence.cose_signature import holds
@@ -77,6 +77,20 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
         valid_until=stands.valid_until,
         notes=stands.notes,
     )
+
+
+def show(data: bytes) -> dict[str, Any]:
+    """Return every field of the document. Nothing of it is verified."""
+    message = parse_sign1(_unwrapped(data), _WHAT)
+    document = _document(message)
+    return {
+        "cose_algorithm": message.algorithm,
+        "signature": message.signature.hex(),
+        **{name: value for name, value in _claims(document).items() if not name.startswith("pcr")},
+        "pcrs": {str(number): value.hex() for number, value in sorted(document["pcrs"].items())},
+        "certificate": dump.certificates(document["certificate"], "certificate")[0],
+        "cabundle": [one for der in document["cabundle"] for one in dump.certificates(der, "cabundle")],
+    }
 
 
 def _unwrapped(data: bytes) -> bytes:

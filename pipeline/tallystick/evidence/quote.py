@@ -12,7 +12,7 @@ from typing import Any
 
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import dcap
+from tallystick.evidence import dcap, dump
 from tallystick.evidence.claims import Claims
 from tallystick.evidence.dcap import Verified
 from tallystick.formats import dcap_quote
@@ -59,6 +59,28 @@ def verify(
         valid_from=verified.valid_from,
         valid_until=verified.valid_until,
     )
+
+
+def show(kind: str, data: bytes) -> dict[str, Any]:
+    """Return every field of the quote, down to the PCK certificate's extension. Nothing of it is verified."""
+    quote = dcap_quote.parse(binary(data))
+    if quote.is_tdx != (kind == TDX_KIND):
+        raise Malformed("quote", at="TEE type", want=kind, got=TDX_KIND if quote.is_tdx else SGX_KIND)
+    shown = claims(quote) | {
+        "version": quote.version,
+        "body_type": quote.body_type,
+        "signature": quote.signature.hex(),
+        "attestation_key": quote.attestation_key.hex(),
+        "qe_report": dump.plain(quote.qe_report, without=("raw",)),
+        "qe_report_signature": quote.qe_signature.hex(),
+        "qe_authentication_data": quote.qe_auth_data.hex(),
+    }
+    if quote.pck_chain is not None:
+        shown["pck_chain"] = dump.certificates(quote.pck_chain, "PCK chain")
+        extension = dcap.pck_extension_of(quote.pck_chain)
+        if extension is not None:
+            shown["pck_extension"] = dump.plain(extension)
+    return shown
 
 
 def binary(data: bytes) -> bytes:

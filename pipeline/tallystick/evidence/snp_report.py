@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine, TallystickError
 from tallystick.core.findings import Finding
-from tallystick.evidence import roots
+from tallystick.evidence import dump, roots
 from tallystick.evidence.chain import (
     Standing,
     build_chain,
@@ -119,6 +119,30 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
         valid_until=endorsed.standing.valid_until,
         notes=endorsed.standing.notes,
     )
+
+
+def show(data: bytes) -> dict[str, Any]:
+    """Return every field of the report, and the certificates that follow it. Nothing of it is verified."""
+    data = dstack.unwrapped(data)
+    report = snp_report.parse(data[:REPORT_BYTES])
+    shown: dict[str, Any] = dump.plain(report, without=("signed",))
+    shown |= {"policy": f"{report.policy:#x}", "platform_info": f"{report.platform_info:#x}"}
+    shown |= {"key_info": f"{report.key_info:#x}", "signing_key": report.signing_key}
+    shown["signature"] = {name: f"{value:096x}" for name, value in zip("rs", report.signature, strict=True)}
+    shown |= {name: bool(report.policy >> bit & 1) for name, bit in _POLICY_BITS.items()}
+    shown |= {name: bool(report.platform_info >> bit & 1) for name, bit in _PLATFORM_BITS.items()}
+    product = report.product
+    if product is not None:
+        shown["product"] = product
+        for name in ("reported", "current", "committed", "launch"):
+            shown |= _tcb_claims(name, snp_report.tcb(getattr(report, f"{name}_tcb"), product))
+    if len(data) > REPORT_BYTES:
+        table = snp_report.certificate_table(data[REPORT_BYTES:])
+        shown["certificate_table"] = {
+            name: dump.certificates(value, name) if name != "crl" else {"bytes": len(value)}
+            for name, value in table.items()
+        }
+    return shown
 
 
 def _sort(files: Sequence[bytes]) -> tuple[list[x509.Certificate], list[x509.CertificateRevocationList]]:

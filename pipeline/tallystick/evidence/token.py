@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import roots
+from tallystick.evidence import dump, roots
 from tallystick.evidence.chain import Chain, build_chain, load_certificate, load_certificates, quiet
 from tallystick.evidence.claims import Claims
 from tallystick.formats import jws
@@ -198,6 +198,24 @@ def verify(
         valid_from=window[0],
         valid_until=min((t for t in (window[1], expiry) if t is not None), default=None),
     )
+
+
+def show(kind: str, data: bytes) -> dict[str, Any]:
+    """Return the header and every claim of a token. Nothing of it is verified."""
+    token = jws.parse(data)
+    profile = _PROFILES[kind]
+    issuer = token.claims.get("iss")
+    if profile.issuer is not None and not (isinstance(issuer, str) and profile.issuer.fullmatch(issuer)):
+        raise Malformed("token", at="iss", want=profile.issuer.pattern, got=str(issuer))
+    if kind == "ear" and any(one.issuer and one.issuer.fullmatch(str(issuer)) for one in _PROFILES.values()):
+        raise Malformed("token", at="iss", want="a verifier that issues EARs", got=str(issuer))
+    shown: dict[str, Any] = {"header": dict(token.header), "token_claims": token.claims}
+    chain = token.header.get("x5c")
+    if isinstance(chain, list):
+        shown["header"]["x5c"] = [
+            one for item in chain for one in dump.certificates(base64.b64decode(str(item) + "=="), "x5c")
+        ]
+    return shown | {"signature": token.signature.hex()}
 
 
 def _candidates(profile: _Profile, token: Token, endorsements: Sequence[bytes]) -> list[_Candidate]:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence import tpm_chain, tpm_checks, tpm_forms, tpm_keys
+from tallystick.evidence import dump, tpm_chain, tpm_checks, tpm_forms, tpm_keys
 from tallystick.evidence.chain import Chain, load_certificate, load_certificates
 from tallystick.evidence.claims import Claims
 from tallystick.evidence.endorsements import Endorsements, TrustedKey
@@ -137,7 +137,7 @@ def show(evidence: bytes) -> dict[str, Any]:
         names = [flag.name for flag in area.attributes]
         shown["ak_public_area"] = {"name": area.name.hex(), "attributes": names}
     if given.certificate is not None:
-        shown["ak_certificate"] = _show_certificate(load_certificate(given.certificate, "AK certificate"))
+        shown["ak_certificate"] = dump.certificate(load_certificate(given.certificate, "AK certificate"))
     if given.event_log is not None:
         log = eventlog.parse(given.event_log)
         shown["event_log"] = {"banks": list(log.banks), "events": len(log.events)}
@@ -291,14 +291,3 @@ def _certificate(certificate: x509.Certificate, label: str) -> Endorsements:
 def _believed(key: tpm_keys.AttestationKey, label: str) -> Endorsements:
     spki = tpm_keys.spki(key)
     return Endorsements(keys=(TrustedKey(label=label or str(Digest.of(spki)), spki=spki),))
-
-
-def _show_certificate(certificate: x509.Certificate) -> dict[str, Any]:
-    return {
-        "subject": certificate.subject.rfc4514_string(),
-        "issuer": certificate.issuer.rfc4514_string(),
-        "serial": f"{certificate.serial_number:x}",
-        "not_before": certificate.not_valid_before_utc.isoformat(),
-        "not_after": certificate.not_valid_after_utc.isoformat(),
-        "sha256": Digest.of(certificate.public_bytes(Encoding.DER)).hex,
-    }
