@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tallystick.compile.logic.formula import ABSENT, Value
 from tallystick.core.expect import version_of
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def identity(value: Value) -> tuple[str, Any]:
@@ -130,6 +135,37 @@ class Contains:
 
     def landmarks(self) -> Iterable[Value]:
         return ([self.member],)  # space.py makes the subsets
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A list, each of whose members is a text."""
+
+    def holds(self, value: Value) -> bool:
+        """Say whether ``value`` is one."""
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+    def landmarks(self) -> Iterable[Value]:
+        """Return lists with something else at either end."""
+        return ([None, "x"], ["x", None])
+
+
+@dataclass(frozen=True, slots=True)
+class NotAfter:
+    """An instant, RFC 3339 in UTC and whole seconds, that is not after another."""
+
+    end: str
+
+    def holds(self, value: Value) -> bool:
+        """Say whether ``value`` is one."""
+        return isinstance(value, str) and _INSTANT.fullmatch(value) is not None and value <= self.end
+
+    def landmarks(self) -> Iterable[Value]:
+        """Return the instants around it."""
+        at = datetime.strptime(self.end, _TIME).replace(tzinfo=UTC)
+        yield self.end
+        if at.year < 9999:
+            yield from ((at + timedelta(seconds=step)).strftime(_TIME) for step in (-1, 1))
 
 
 @dataclass(frozen=True, slots=True)

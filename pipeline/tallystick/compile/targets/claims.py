@@ -17,6 +17,7 @@ from tallystick.compile.logic.tests import (
     Contains,
     OfType,
     OnlyOf,
+    Texts,
 )
 from tallystick.core import expect as expects
 from tallystick.core.expect import Expect
@@ -123,9 +124,9 @@ def meets(claim: str, expect: Expect) -> Formula:
         case expects.Only(members):
             return Atom(claim, OnlyOf(members))
         case expects.Includes(members):
-            return every([Atom(claim, OfType(("list",))), *_containing(claim, members)])
+            return every([Atom(claim, Texts()), *_containing(claim, members)])
         case expects.Excludes(members):
-            return every([Atom(claim, OfType(("list",))), *map(negated, _containing(claim, members))])
+            return every([Atom(claim, Texts()), *map(negated, _containing(claim, members))])
         case expects.Waived():
             return TRUE
 

@@ -1,0 +1,230 @@
+"""The target ``gcp-wif``: what it can not express, its files, and their proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from tallystick.compile.domain import Case
+from tallystick.compile.logic.formula import ABSENT, Atom, Formula, Value, evaluate, every, some
+from tallystick.compile.logic.tests import Among, NotAfter
+from tallystick.compile.targets import crossed, keyids, leftover, proved
+from tallystick.compile.targets.base import Emitted, Lack, Proof
+from tallystick.compile.targets.claims import Vocabulary, points, rows
+from tallystick.compile.targets.gcp_wif import cel, emit, truth
+from tallystick.compile.targets.gcp_wif import choice as choices
+from tallystick.compile.targets.gcp_wif.choice import GcpWifTarget
+from tallystick.compile.targets.gcp_wif.engines import Evaluate, engines
+from tallystick.compile.targets.gcp_wif.permitted import permitted
+from tallystick.compile.targets.gcp_wif.readme import ASSUMES, readme
+from tallystick.compile.targets.gcp_wif.words import (
+    DIGEST,
+    INSTANCE,
+    NAME,
+    OMITTED,
+    PROJECT,
+    TOKEN_SECONDS,
+    WORDS,
+)
+from tallystick.compile.targets.lacking import lacking
+from tallystick.core import expect as expects
+from tallystick.core import jsondoc
+from tallystick.core.errors import Malformed
+from tallystick.core.expect import Expect
+from tallystick.formats.yamldoc import Fields
+from tallystick.policy import document
+from tallystick.policy.model import Target, Waiver
+from tallystick.policy.normal import NormalForm
+
+TIME = "request.time"
+_FILES = (emit.CONDITION, emit.MAPPING, emit.ALLOW_POLICY, leftover.README, leftover.RESIDUAL)
+
+
+class GcpWif:
+    """Workload identity federation of Google Cloud."""
+
+    name = NAME
+    schema = choices.SCHEMA
+
+    def choice(self, fields: Fields, waivers: tuple[Waiver, ...]) -> Target:
+        """Return its entry of a policy."""
+        return choices.read(fields, waivers)
+
+    def lacks(self, form: NormalForm, choice: Target) -> Iterator[Lack]:
+        """Yield what a condition on a token does not say: measurements, whole numbers, versions, ages."""
+        yield from lacking(form, NAME, WORDS, TOKEN_SECONDS, _says)
+
+    def emit(self, form: NormalForm, choice: Target) -> Emitted:
+        """Return mapping, condition and allow policy, and how to apply them."""
+        return emitted(form, choices.of(choice))
+
+    def prove(self, files: Mapping[str, bytes], form: NormalForm, choice: Target, now: datetime) -> Proof:
+        """Read the files back, and compare the tokens that they take with what is permitted."""
+        return prove(files, form, choices.of(choice))
+
+
+def emitted(form: NormalForm, choice: GcpWifTarget) -> Emitted:
+    """Return every file; :meth:`Backend.emit` says more."""
+    keyids.check(form, NAME, choice.keys)
+    end = leftover.end(form, NAME)
+    whys = {lack.requirement: lack.why for lack in GcpWif().lacks(form, choice)}
+    head = f"tallystick normal form {document.digest(form)}"  # IAM takes 256 characters
+    files = {
+        emit.CONDITION: emit.condition(form).encode(),
+        emit.MAPPING: emit.mapping().encode(),
+        emit.ALLOW_POLICY: emit.allow_policy(form, choice, head, leftover.time(end)),
+        leftover.RESIDUAL: leftover.residual(form, NAME, whys, ASSUMES),
+        leftover.README: readme(form, choice, whys).encode(),
+    }
+    return Emitted(
+        target=NAME,
+        files=dict(sorted(files.items())),
+        max_age_seconds=TOKEN_SECONDS,
+        not_after=end,
+        assumes=ASSUMES,
+    )
+
+
+def prove(files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget) -> Proof:
+    """Return what was shown of ``files``.
+
+    Raises:
+        Unproven: they give keys to other tokens than those that are permitted.
+    """
+    proved.require_files(NAME, files, _FILES)
+    made = emitted(form, choice).files
+    proved.require_same(NAME, files, made, (emit.MAPPING, leftover.README, leftover.RESIDUAL))
+    text = _decoded(files, emit.CONDITION)
+    if len(text) > emit.MOST_CHARACTERS:
+        raise proved.unreadable(NAME, emit.CONDITION, f"{emit.MOST_CHARACTERS} characters", str(len(text)))
+    try:
+        admitted = truth.truth(cel.read(text)).true
+        loaded = engines(text)
+    except (Malformed, ValueError) as error:
+        raise proved.unreadable(
+            NAME, emit.CONDITION, "a condition that is modelled exactly", str(error)
+        ) from None
+    bound = _bindings(files[emit.ALLOW_POLICY], choice, made[emit.ALLOW_POLICY])
+    accepted, released = every([admitted, bound]), rows(form, NAME, WORDS)
+    end = leftover.time(leftover.end(form, NAME))
+    given = every([_texts(PROJECT), _texts(INSTANCE), Atom(TIME, NotAfter("9999-12-31T23:59:59Z"))])
+    proved.same(
+        NAME,
+        accepted,
+        every([permitted(form), Atom(TIME, NotAfter(end))]),
+        released=len(released),
+        apart=points(released),
+        shown=_token,
+        given=given,
+    )
+    tried = crossed.check(NAME, form, WORDS, _all_agree(accepted, bound, loaded, end), _shown)
+    return Proof(
+        target=NAME,
+        released=len(released),
+        accepted=len(released),
+        evaluated=tried,
+        engines=(proved.ENGINE, crossed.ENGINE, *loaded),
+    )
+
+
+def _says(platform: str, path: str, expect: Expect) -> bool:
+    if path not in WORDS[platform].names:
+        return False
+    if isinstance(expect, expects.NoneOf):
+        return all(isinstance(value, str) for value in expect.values)
+    return not isinstance(expect, expects.AtLeast | expects.AtLeastVersion | expects.Waived)
+
+
+def _decoded(files: Mapping[str, bytes], name: str) -> str:
+    try:
+        return files[name].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise proved.unreadable(NAME, name, "UTF-8", error.reason) from None
+
+
+def _texts(path: str) -> Formula:
+    return Atom(path, truth.Text("startsWith", ""))
+
+
+def _bindings(data: bytes, choice: GcpWifTarget, made: bytes) -> Formula:
+    """Return for which tokens the allow policy gives the role. Strict: one role, one kind of member, one condition."""
+    want = "bindings of one role to sets of principals by their image, with an end"
+    try:
+        found_policy = jsondoc.loads(data, emit.ALLOW_POLICY)
+        right = json.loads(made)
+        found = []
+        if sorted(found_policy) != ["bindings", "version"] or found_policy["version"] != 3:
+            raise ValueError("another allow policy")
+        for binding in found_policy["bindings"]:
+            if sorted(binding) != ["condition", "members", "role"] or binding["role"] != emit.ROLE:
+                raise ValueError(f"another binding: {sorted(binding)}")
+            head = dict(binding["condition"])
+            end = _end(head.pop("expression"))
+            if head != {key: right["bindings"][0]["condition"][key] for key in ("title", "description")}:
+                raise ValueError(f"another head: {head}")
+            images = [_image(member, choice) for member in binding["members"]]
+            found.append(every([Atom(DIGEST, Among(*images)), Atom(TIME, NotAfter(end))]))
+    except (Malformed, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise proved.unreadable(NAME, emit.ALLOW_POLICY, want, str(error)) from None
+    return some(found)
+
+
+def _image(member: str, choice: GcpWifTarget) -> str:
+    prefix = emit.principals(choice)
+    if not member.startswith(prefix):
+        raise ValueError(f"another member: {member}")
+    return member.removeprefix(prefix)
+
+
+def _end(expression: str) -> str:
+    match cel.read(expression):
+        case cel.Call(
+            "_<=_",
+            (cel.Select(cel.Name("request"), "time"), cel.Call("timestamp", (cel.Constant(str() as end),))),
+        ):
+            return end
+        case _:
+            raise ValueError(f"another condition: {expression}")
+
+
+def _shown(vocabulary: Vocabulary, case: Case) -> Mapping[str, Value] | None:
+    """Return how a machine's evidence looks in a token: what is left out there when empty is never absent here."""
+    found: dict[str, Value] = {PROJECT: "42", INSTANCE: "1", **crossed.renamed(vocabulary, case)}
+    for path in OMITTED:
+        if path not in found:
+            return None
+        if found[path] == []:
+            del found[path]
+    return found
+
+
+def _all_agree(accepted: Formula, bound: Formula, loaded: Mapping[str, Evaluate], end: str) -> Any:
+    """Return whether evidence gets a key, once all engines say the same of it."""
+
+    def decide(claims: Mapping[str, Value]) -> bool:
+        ours = evaluate(accepted, {**claims, TIME: end})
+        image = evaluate(bound, {**claims, TIME: end})
+        if _whole(claims):
+            for name, engine in loaded.items():
+                if (engine(_token(claims)) and image) != ours:
+                    raise proved.unreadable(
+                        NAME, emit.CONDITION, f"{ours}, as modelled", f"{not ours} by {name}"
+                    )
+        return ours
+
+    return decide
+
+
+def _whole(claims: Mapping[str, Value]) -> bool:
+    """Say whether no claim is inside of another one, so that a token can have them all."""
+    there = [path for path, value in claims.items() if value is not ABSENT]
+    return not any(other.startswith(f"{path}.") for path in there for other in there)
+
+
+def _token(claims: Mapping[str, Value]) -> dict[str, Any]:
+    return proved.nested(claims, skip=[TIME])
+
+
+BACKEND = GcpWif()
