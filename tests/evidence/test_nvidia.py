@@ -849,3 +849,34 @@ def test_every_real_manifest_is_nvidias():
         found = rim.verify(path.read_bytes())
         assert found.rim.active, path.name
         assert found.rim.manufacturer_id == "5703"
+
+
+def test_what_policies_may_ask_of_a_device_is_what_it_claims(gpu, authority, rims):
+    """The rows of policy/hardware.py against what the verifier emits: types, and no name of its own invention."""
+    from tallystick.policy import platforms
+
+    switch = Device(authority, "LS_10", pdi="0001020304050607")
+    bios = vbios_rim(rims, version="96.10.55.00.01", product="LS10", edition="SWITCH")
+    about = Revocations(gpu)
+    for kind, claims in (
+        (
+            GPU,
+            verify(made.dump(gpu.evidence()), driver_rim(rims), vbios_rim(rims), *about.good(), nonce=NONCE),
+        ),
+        (
+            SWITCH,
+            verify(
+                made.dump(switch.evidence("LS10", fields=made.switch_opaque())),
+                bios,
+                kind=SWITCH,
+                nonce=NONCE,
+            ),
+        ),
+    ):
+        row = platforms.platform(kind)
+        absent = {name for name, _ in row.claims if claims.at(name) is None}
+        wrong = [n for n, of in row.claims if claims.at(n) is not None and not of.holds(claims.at(n))]
+        assert wrong == []
+        assert {name for name, _ in (*row.strict, *row.debug_off)} & absent == set()
+        assert set(row.stated) & absent == set()
+        assert all("ocsp" in n or "warning" in n or n.endswith("fwid-match") for n in absent), absent

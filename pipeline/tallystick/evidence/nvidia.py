@@ -83,7 +83,7 @@ def sort(files: Sequence[bytes], at: datetime) -> Endorsed:
     responses: list[ocsp.OCSPResponse] = []
     for data in files:
         if rims.is_rim(data):
-            verified = _manifest(data, at)
+            verified = manifest(data, at)
             manifests[verified.digest] = verified
         elif b"-----BEGIN CERTIFICATE" in data:
             if len(data) > nvidia_forms.MAX_CHAIN_BYTES:
@@ -97,8 +97,13 @@ def sort(files: Sequence[bytes], at: datetime) -> Endorsed:
     )
 
 
-def _manifest(data: bytes, at: datetime) -> VerifiedRim:
-    """Return the manifest in ``data``; with its dates among the findings, whatever else does not hold."""
+def manifest(data: bytes, at: datetime) -> VerifiedRim:
+    """Return the manifest in ``data``, signed by NVIDIA and valid at ``at``.
+
+    Raises:
+        Malformed, Unsupported: bytes that are no manifest.
+        NotGenuine: it is not; with its dates among the findings, whatever else does not hold.
+    """
     try:
         verified = rims.verify(data)
     except NotGenuine as error:

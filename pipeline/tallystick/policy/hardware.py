@@ -89,6 +89,30 @@ _TDX_STRICT: tuple[tuple[str, Expect], ...] = (
     *_DCAP_STRICT,
 )
 
+# One name each for both classes of device (evidence/nvidia_claims.py).
+_NVIDIA: _Claims = (
+    *_each(_T, "measres dbgstat hwmodel ueid arch chip oemid eat_nonce x-nvidia-device-type"),
+    *_each(ClaimType.BYTES8, "pdi"),
+    *_each(_48, "fwid"),
+    *_each(_B, "secboot"),
+    *_each(_I, "measurements_compared measurements_matched device_count"),
+)
+
+
+def _nvidia_checks(device: str, *manifests: str) -> _Claims:
+    """What NVIDIA's tokens say of each check on a report, its certificates and its manifests (RIM files)."""
+    report, prefix = f"x-nvidia-{device}-attestation-report", f"x-nvidia-{device}"
+    chains = (f"{report}-cert-chain", *(f"{prefix}-{name}-rim-cert-chain" for name in manifests))
+    return (
+        *_each(_B, f"{prefix}-arch-check {report}-nonce-match {report}-signature-verified {report}-parsed"),
+        *_each(_B, f"{report}-cert-chain-fwid-match"),
+        *((f"{prefix}-{name}-rim-{check}", _B) for name in manifests
+          for check in ("fetched", "version-match", "signature-verified", "measurements-available")),
+        *((f"{chain}.x-nvidia-cert-{part}", _T) for chain in chains
+          for part in ("status", "ocsp-status", "expiration-date")),
+    )  # fmt: skip
+
+
 PLATFORMS = (
     Platform(
         name="qemu-vtpm",
@@ -284,18 +308,31 @@ PLATFORMS = (
         pinned=(),
         never_zero=(),
         claims=(
-            *_each(_T, "measres dbgstat hwmodel ueid arch uuid"),
-            *_each(_T, "x-nvidia-gpu-driver-version x-nvidia-gpu-vbios-version"),
-            *_each(_B, "secboot x-nvidia-gpu-arch-check x-nvidia-gpu-attestation-report-nonce-match"),
-            *_each(_B, "x-nvidia-gpu-attestation-report-signature-verified"),
-            *_each(_B, "x-nvidia-gpu-attestation-report-parsed"),
-            *_each(_B, "x-nvidia-gpu-attestation-report-cert-chain-fwid-match"),
-            *_each(_B, "x-nvidia-gpu-driver-rim-version-match x-nvidia-gpu-driver-rim-signature-verified"),
-            *_each(_B, "x-nvidia-gpu-vbios-rim-version-match x-nvidia-gpu-vbios-rim-signature-verified"),
+            *_NVIDIA,
+            *_each(_T, "x-nvidia-gpu-driver-version x-nvidia-gpu-vbios-version x-nvidia-gpu-mode"),
+            *_each(_T, "x-nvidia-gpu-driver-rim-digest x-nvidia-gpu-vbios-rim-digest"),
+            *_each(_B, "config.protected_pcie_status"),
+            *_nvidia_checks("gpu", "driver", "vbios"),
             *_each(_T, "x-nvidia-attestation-warning"),
         ),
         debug_off=(("dbgstat", Exactly("disabled")),),
         strict=(("measres", Exactly("success")), ("secboot", _ON)),
         stated=("hwmodel", "x-nvidia-gpu-driver-version", "x-nvidia-gpu-vbios-version"),
+    ),
+    Platform(
+        name="nvidia-switch",
+        evidence_kind="nvidia-switch",
+        family="nvidia",
+        device=True,
+        pinned=(),
+        never_zero=(),
+        claims=(
+            *_NVIDIA,
+            *_each(_T, "x-nvidia-switch-bios-version x-nvidia-switch-bios-rim-digest x-nvidia-switch-pdi"),
+            *_nvidia_checks("switch", "bios"),
+        ),
+        debug_off=(("dbgstat", Exactly("disabled")),),
+        strict=(("measres", Exactly("success")), ("secboot", _ON)),
+        stated=("hwmodel", "x-nvidia-switch-bios-version"),
     ),
 )
