@@ -75,25 +75,41 @@ def eventlog(
     events: Annotated[bool, typer.Option("--events", help="Print the events too.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replay a TCG event log: the registers it leads to, bank by bank."""
+    """Replay a TCG event log: the registers it leads to, bank by bank.
+
+    Of a TPM's log these are PCRs. Of a confidential guest's (CCEL) they are RTMR 0 to 3, in the sha384 bank.
+    """
     from tallystick.formats import eventlog as format_eventlog
 
     log = format_eventlog.parse(_read(file, "event log"))
-    banks = {
-        bank: {str(register): value.hex() for register, value in format_eventlog.replay(log, bank).items()}
-        for bank in log.banks
-        if bank in format_eventlog.REPLAYED
-    }
-    document: dict[str, Any] = {"banks": banks}
+    word, banks = ("RTMR", _rtmrs(log)) if format_eventlog.is_cc(log) else ("PCR", _pcrs(log))
+    document: dict[str, Any] = {"registers": word, "banks": banks}
     lines = [
-        f"{bank} PCR {register:>2}  {value}" for bank in banks for register, value in banks[bank].items()
+        f"{bank} {word} {register:>2}  {value}" for bank in banks for register, value in banks[bank].items()
     ]
     if events:
         document["events"] = _events(log)
         lines = [
-            f"PCR {event['register']:>2}  {event['type']:<34} {event['data']}" for event in document["events"]
+            f"register {event['register']:>2}  {event['type']:<34} {event['data']}"
+            for event in document["events"]
         ] + ["", *lines]
     emit(document, "\n".join(lines), as_json=as_json)
+
+
+def _pcrs(log: EventLog) -> dict[str, dict[str, str]]:
+    from tallystick.formats.eventlog import REPLAYED, replay
+
+    return {
+        bank: {str(register): value.hex() for register, value in replay(log, bank).items()}
+        for bank in log.banks
+        if bank in REPLAYED
+    }
+
+
+def _rtmrs(log: EventLog) -> dict[str, dict[str, str]]:
+    from tallystick.formats.eventlog import replay_rtmrs
+
+    return {"sha384": {str(number): value.hex() for number, value in enumerate(replay_rtmrs(log))}}
 
 
 def _events(log: EventLog) -> list[dict[str, Any]]:

@@ -97,16 +97,15 @@ def binary(data: bytes) -> bytes:
 
 
 def _replay(quote: Quote, logs: Sequence[bytes]) -> list[Finding]:
-    """Compare a CC event log with the RTMRs: MR index 1 to 4 is RTMR 0 to 3 (UEFI 2.10, 38.4.1)."""
+    """Compare a CC event log with the RTMRs."""
     if not logs or not isinstance(quote.body, TdReport):
         return []
     from tallystick.formats import eventlog
 
     findings: list[Finding] = []
     for data in logs:
-        found = eventlog.replay(eventlog.parse(data), "sha384")
-        for index, want in enumerate(quote.body.rtmr):
-            got = found.get(index + 1, bytes(48))
+        found = eventlog.replay_rtmrs(eventlog.parse(data))
+        for index, (want, got) in enumerate(zip(quote.body.rtmr, found, strict=True)):
             if got != want:
                 findings.append(Finding(f"quote.eventlog.rtmr{index}", f"RTMR{index}", want.hex(), got.hex()))
     return findings

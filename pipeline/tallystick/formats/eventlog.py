@@ -20,6 +20,7 @@ from tallystick.formats.cursor import Cursor
 _WHAT = "event log"
 MAX_LOG_BYTES = 16 << 20
 _MAX_REGISTER = 23  # of a PC Client TPM; a CCEL counts MRs from 0 to 4
+RTMRS = 4
 _NO_REGISTER = 0xFFFFFFFF  # an EV_NO_ACTION that belongs to no PCR (PFP 1.06, 10.4.5.3)
 _SPEC_ID = b"Spec ID Event03\0"
 _STARTUP_LOCALITY = b"StartupLocality\0"
@@ -153,6 +154,27 @@ def replay(log: EventLog, bank: str) -> Mapping[int, bytes]:
         value = values.get(event.register, bytes(size)) + event.digest(bank)
         values[event.register] = hashlib.new(bank, value, usedforsecurity=False).digest()
     return MappingProxyType(dict(sorted(values.items())))
+
+
+def is_cc(log: EventLog) -> bool:
+    """Return whether ``log`` is a confidential guest's (CCEL): SHA-384 alone, in measurement registers 1 to 4.
+
+    A TPM's log always extends PCR 0; register 0 of a CCEL is the launch measurement, which nothing extends.
+    """
+    extended = {event.register for event in log.events if event.kind != EV_NO_ACTION}
+    return log.banks == ("sha384",) and extended <= set(range(1, RTMRS + 1))
+
+
+def replay_rtmrs(log: EventLog) -> tuple[bytes, ...]:
+    """Return RTMR 0 to 3 of a TD as a CCEL leads to them: measurement register 1 is RTMR 0, and so on.
+
+    Source: UEFI 2.10, 38.4.1 (Table 38.4, TDX); Intel TDX Virtual Firmware Design Guide, "TD measurement".
+
+    Raises:
+        Unsupported: the log has no SHA-384 bank.
+    """
+    found = replay(log, "sha384")
+    return tuple(found.get(number, bytes(48)) for number in range(1, RTMRS + 1))
 
 
 def data_is_digested(event: LogEvent, bank: str) -> bool:
