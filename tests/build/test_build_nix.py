@@ -178,6 +178,15 @@ def test_a_release_is_rebuilt_from_itself_without_network_or_cache(release, plac
     assert not (place / "no-cache").exists()
 
 
+def test_a_release_is_rebuilt_by_another_store_and_the_same_bytes_come_back(release, place):
+    """The store's URL is a folder's here; ssh-ng:// goes the same way through Nix."""
+    remote = place / "remote"
+    rebuilt = make.rebuild(release, state=place / "away", say=quiet, remote=f"local?root={remote}")
+    assert rebuilt.findings == ()
+    made = {path for product in rebuilt.build.products for path in [product.output]}
+    assert all((remote / path.removeprefix("/")).exists() for path in made)
+
+
 def test_a_release_with_another_seed_inside_is_not_rebuilt(release, place):
     copy = place / "tampered"
     shutil.copytree(release, copy)

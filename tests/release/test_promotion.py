@@ -298,7 +298,7 @@ def test_a_development_root_does_not_come_into_production(world):
     w, folder = world
     with pytest.raises(Refused, match="a production channel takes no development root") as error:
         propose(w, folder, channel_name="production")
-    assert codes(error) == ["release.roots.development"]
+    assert "release.roots.development" in codes(error)
 
 
 def test_an_approver_checks_for_themselves(world):

@@ -34,7 +34,7 @@ def rebuilding(world, monkeypatch):
         "rebuilt": Rebuilt(build=replace(build, contents=lists), findings=()),
         "measured": (folder / "statements/measurements.json").read_bytes(),
     }
-    monkeypatch.setattr(make, "rebuild", lambda folder, *, state, say: results["rebuilt"])
+    monkeypatch.setattr(make, "rebuild", lambda folder, *, state, say, remote: results["rebuilt"])
     monkeypatch.setattr(statements, "measurements", lambda *arguments: results["measured"])
     monkeypatch.setattr("tallystick.build.recipe.parse", lambda text: None)
 

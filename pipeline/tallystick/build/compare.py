@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tallystick.build import contents
-from tallystick.build.records import Build
+from tallystick.build.records import Build, Contents
 from tallystick.core.findings import Finding
 from tallystick.formats import drvgraph, nixstore
 from tallystick.formats.drvgraph import Graph
 
 _BLOCK_BYTES = 1 << 20
+_MOST_FILES = 200  # findings of one product; how many there are is said
 
 
 def products(first: Build, second: Build) -> Iterator[Finding]:
@@ -33,6 +34,33 @@ def products(first: Build, second: Build) -> Iterator[Finding]:
                     or "every listed file is the same: the container differs"
                 )
             yield Finding("build.product.differs", product.path, str(product.digest), str(other.digest), note)
+
+
+def files(before: Contents, after: Contents, build: Build, drv: str) -> Iterator[Finding]:
+    """Yield a finding for each file of a product that differs, with the derivation that it comes from.
+
+    That is the step that takes in the file's component; what no step takes in by itself comes from the product's own.
+
+    Args:
+        drv: the derivation that made the product.
+    """
+    graph = drvgraph.read(build.derivations)
+    seeds = {one.ref: one for one in (*before.components, *after.components)}
+    takers = {source: path for path in reversed(graph.order) for source in graph[path].sources}
+    changed = contents.changes(before, after)
+    for change in changed[:_MOST_FILES]:
+        component = seeds.get(change.component)
+        source = nixstore.fixed_path("sha256", component.digest.hex, component.seed) if component else ""
+        owner = f"{component.name} {component.version}" if component else change.component
+        want, got = (
+            str(side.digest) if side is not None else "no such file" for side in (change.before, change.after)
+        )
+        note = f"{owner}, from {takers.get(source, drv)}"
+        yield Finding("build.file.differs", f"{change.product}: {change.path}", want, got, note)
+    if len(changed) > _MOST_FILES:
+        yield Finding(
+            "build.file.differs", after.product, f"{_MOST_FILES} shown", f"{len(changed)} files differ"
+        )
 
 
 def steps(build: Build, first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Finding]:

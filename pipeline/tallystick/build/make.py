@@ -110,10 +110,13 @@ def _build_twice(wanted: Order, state: Path, say: Say) -> Made:
     return replace(first, build=replace(first.build, nix=noted), seconds=clock.marks())
 
 
-def rebuild(folder: Path, *, state: Path, say: Say) -> Rebuilt:
+def rebuild(folder: Path, *, state: Path, say: Say, remote: str | None = None) -> Rebuilt:
     """Build the release directory ``folder`` again from what it carries alone, in an empty store.
 
     Neither the network nor the seed cache is used. Whether the release is genuine is not asked here.
+
+    Args:
+        remote: URL of a Nix store that builds instead; what it made is copied here and compared.
 
     Raises:
         NotGenuine: a seed in the release is not the one that its lock pins. And as :func:`build`.
@@ -124,7 +127,7 @@ def rebuild(folder: Path, *, state: Path, say: Say) -> Rebuilt:
     with host.stopping_cleanly(), host.second_store(nix, state) as second:
         say(f"rebuild, in an empty store ({second.where})")
         facts = _prepare(nix, second.store, wanted, say)
-        made = _produce(nix, second.store, wanted, facts, say)
+        made = _produce(nix, second.store, wanted, facts, say, remote)
         return Rebuilt(build=made.build, findings=tuple(_released_differences(folder, made)))
 
 
@@ -136,11 +139,14 @@ def _released_differences(folder: Path, made: Made) -> Iterator[Finding]:
         released = folder / product.path
         digest = file_digest(released)
         if digest != product.digest:
-            note = f"first difference at byte {compare.first_difference(released, files[product.name])}"
+            note = f"made by {product.drv}; first difference at byte "
+            note += f"{compare.first_difference(released, files[product.name])}"
             if product.name in lists:
                 text = read_file(folder / f"contents/{product.name}.json", "contents list")
-                found = contents.component_changes(contents.parse(text), lists[product.name])
+                before, after = contents.parse(text), lists[product.name]
+                found = contents.component_changes(before, after)
                 note = "; ".join([note, *(change.words for change in found)])
+                yield from compare.files(before, after, made.build, product.drv)
             yield Finding("build.product.differs", product.path, str(digest), str(product.digest), note)
 
 
@@ -179,12 +185,18 @@ def _add_seeds(nix: Nix, store: Store, wanted: Order) -> None:
                 tool.add_folder(nix, store, Path(name) / _SEED_FOLDER)
 
 
-def _produce(nix: Nix, store: Store, wanted: Order, facts: NixFacts, say: Say) -> Made:
+def _produce(
+    nix: Nix, store: Store, wanted: Order, facts: NixFacts, say: Say, remote: str | None = None
+) -> Made:
     """Evaluate and build everything in one store, check the store, and read what was made."""
     index = tool.evaluate(nix, store, expression(wanted), "index")
     entries, firmware = index["products"], sorted(index["firmware"].items())
     drvs = sorted({entry["drv"] for entry in (*entries.values(), *index["firmware"].values())})
-    tool.realise(nix, store, drvs, say)
+    if remote is None:
+        tool.realise(nix, store, drvs, say)
+    else:
+        say(f"building at {remote}")
+        tool.realise_at(nix, store, drvs, remote, say)
     tool.verify(nix, store, _built(tool.closure(nix, store, drvs, "--include-outputs")))
     needed = tool.closure(nix, store, drvs)
     lists = {name: store.real(entries[name]["contents"]) for name in wanted.recipe.products}

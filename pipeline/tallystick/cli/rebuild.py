@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,9 +29,21 @@ def rebuild(
     name: As,
     workdir: Workdir = None,
     state: StateOption = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store", help="URL of a Nix store that builds, such as ssh-ng://builder. Default: this machine."
+        ),
+    ] = None,
+    nix: Annotated[
+        Path | None,
+        typer.Option("--nix", help="Folder with the programs of another Nix, such as /opt/nix-2.34/bin."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a release again from what it carries alone, in an empty store, and sign a link over what came out.
+
+    The store is on a file system of its own where one can be mounted.
 
     Exit 8 and no link when a product, its contents or a measurement differs; the report says which and why.
     """
@@ -42,7 +57,8 @@ def rebuild(
     who = desks.person_key(workdir, name)
     index = indexes.read(folder)
     indexes.check(folder, index)
-    rebuilt = make.rebuild(folder, state=state_folder(state), say=progress)
+    with _path_of(nix):
+        rebuilt = make.rebuild(folder, state=state_folder(state), say=progress, remote=store)
     indexes.check(folder, index)  # nothing was swapped while it was built
     what = f"{index.name} {index.version} is not reproducible here: no link"
     if findings := (*rebuilt.findings, *differences(folder, index, rebuilt)):
@@ -55,6 +71,7 @@ def rebuild(
     document = {
         "release": str(index.digest),
         "rebuilt_by": name,
+        "rebuilt_with": {"nix": rebuilt.build.nix.version, "store": store or "empty store on this machine"},
         "link": file,
         "products": {path: str(digest) for path, digest in artifacts.products},
         "materials": {path: str(digest) for path, digest in artifacts.materials},
@@ -62,6 +79,28 @@ def rebuild(
     words = [f"rebuilt {index.name} {index.version} with the same bytes; link {document['link']}"]
     words += [f"  {digest}  {path}" for path, digest in artifacts.products]
     emit(document, "\n".join(words), as_json=as_json)
+
+
+@contextmanager
+def _path_of(nix: Path | None) -> Iterator[None]:
+    """Let the programs of the Nix in ``nix`` be found first.
+
+    Raises:
+        Misuse: there are none (``nix.missing``).
+    """
+    from tallystick.core.errors import Misuse
+
+    if nix is None:
+        yield
+        return
+    if not (nix / "nix-store").is_file():
+        raise Misuse(f"there is no nix-store in {nix}", code="nix.missing")
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(nix.resolve()), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def rebuilt_artifacts(folder: Path, index: Index, rebuilt: Rebuilt) -> Artifacts:
