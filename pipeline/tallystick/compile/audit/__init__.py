@@ -17,6 +17,10 @@ AUDITORS: dict[str, str] = {
     "aws-key-policy": "aws",
     "azure-release-policy": "azure_skr",
     "azure-maa-policy": "azure_maa",
+    "trustee-attestation-policy": "trustee",
+    "trustee-resource-policy": "trustee_kbs",
+    "contrast-manifest": "contrast",
+    "keylime-policy": "keylime",
     "cel-condition": "cel",
 }
 
