@@ -115,7 +115,15 @@ def platforms_page() -> str:
     return "".join(parts)
 
 
+def openapi_document() -> str:
+    """Return the broker's OpenAPI document."""
+    from tallystick.broker.openapi import document
+
+    return json.dumps(document(), indent=2) + "\n"
+
+
 PAGES = {
+    "schemas/broker.openapi.json": openapi_document,
     "reference.md": reference,
     "exit-codes.md": exit_codes,
     "platforms.md": platforms_page,

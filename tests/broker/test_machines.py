@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import support_snp as snp
 from broker.world import INIT_DATA, NOW
-from evidence import test_snp_report as snp
 
 from tallystick.evidence import roots, snp_report
 from tallystick.handshake import binding, initdata, kbs, snpwire

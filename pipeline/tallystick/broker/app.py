@@ -21,7 +21,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tallystick.broker import wire
+from tallystick.broker.metrics import Metrics
 from tallystick.broker.service import Broker
+from tallystick.broker.throttle import Throttle
 from tallystick.broker.wire import Answer
 from tallystick.core.errors import TallystickError
 from tallystick.handshake.kbs import (
@@ -36,6 +38,11 @@ from tallystick.handshake.kbs import (
 
 CHECKPOINT_PATH = "/tally/v0/log/checkpoint"
 KEYS_PATH = "/tally/v0/token-keys"
+HEALTH_PATH = "/healthz"
+READY_PATH = "/readyz"
+METRICS_PATH = "/metrics"
+_OURS = {AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH}
+_OURS |= {HEALTH_PATH, READY_PATH, METRICS_PATH}
 _ACCESS = logging.getLogger("tallystick.broker.access")
 _FAULTS = logging.getLogger("tallystick.broker.faults")
 
@@ -49,6 +56,7 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
         beside: an asynchronous context to hold for as long as the application runs.
     """
     limits = broker.config.limits
+    metrics = Metrics(broker) if broker.config.metrics else None
 
     async def auth(request: Request) -> Response:
         body = await _body(request, limits.auth_bytes, limits.body_seconds)
@@ -82,6 +90,16 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n", headers=_HEADERS)
 
+    async def ready(request: Request) -> Response:
+        await asyncio.to_thread(lambda: broker.policies.current(broker.clock.now()))
+        return PlainTextResponse("ready\n", headers=_HEADERS)
+
+    async def counted(request: Request) -> Response:
+        if metrics is None:
+            raise wire.no_such_path()
+        text = await asyncio.to_thread(metrics.text)
+        return Response(text, headers=_HEADERS, media_type="text/plain; version=0.0.4; charset=utf-8")
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         try:
@@ -102,7 +120,9 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
             Route(ACTIVATE_PATH, activate, methods=["POST"]),
             Route(CHECKPOINT_PATH, checkpoint, methods=["GET"]),
             Route(KEYS_PATH, keys, methods=["GET"]),
-            Route("/healthz", health, methods=["GET"]),
+            Route(HEALTH_PATH, health, methods=["GET"]),
+            Route(READY_PATH, ready, methods=["GET"]),
+            Route(METRICS_PATH, counted, methods=["GET"]),
         ],
         exception_handlers={
             Answer: _answered,
@@ -112,7 +132,8 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
         },
         lifespan=lifespan,
     )
-    return _AccessLog(app)
+    throttle = Throttle(rate=limits.client_rate, burst=limits.client_burst)
+    return _AccessLog(_Throttled(app, throttle), metrics)
 
 
 _HEADERS = {"cache-control": "no-store"}
@@ -197,11 +218,33 @@ def _note(request: Request, **facts: str) -> None:
     request.scope.setdefault("tallystick.facts", {}).update({k: v for k, v in facts.items() if v})
 
 
+class _Throttled:
+    """Answers 429 to a client that asks too often, before anything is read or logged for it."""
+
+    def __init__(self, app: ASGIApp, throttle: Throttle) -> None:
+        self._app = app
+        self._throttle = throttle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in (HEALTH_PATH, READY_PATH):
+            client = scope.get("client")
+            seconds = self._throttle.wait(client[0] if client else "", time.monotonic())
+            if seconds:
+                told = Answer(429, wire.INTERNAL, "too many requests from this address", code="client.rate")
+                scope["tallystick.facts"]["code"] = told.code
+                response = _plain_json(encode(told.document), told.status)
+                response.headers["retry-after"] = str(seconds)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class _AccessLog:
     """One line of JSON for each request: no header, no query, no body, and no path that is not ours."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | None) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -227,9 +270,11 @@ class _AccessLog:
             where = f"{at.tb_frame.f_globals.get('__name__')}:{at.tb_lineno}" if at is not None else "unknown"
             _FAULTS.error(json.dumps({"code": "bug", "kind": type(error).__name__, "where": where}))
         finally:
+            taken = time.perf_counter() - began
+            if self._metrics is not None:
+                self._metrics.answered(_route(scope["path"]), status, taken)
             if _ACCESS.isEnabledFor(logging.INFO):
-                taken = round((time.perf_counter() - began) * 1000, 2)
-                _ACCESS.info(json.dumps(_line(scope, status, taken, facts)))
+                _ACCESS.info(json.dumps(_line(scope, status, round(taken * 1000, 2), facts)))
 
 
 def _line(scope: Scope, status: int, taken_ms: float, facts: dict[str, str]) -> dict[str, Any]:
@@ -246,6 +291,12 @@ def _line(scope: Scope, status: int, taken_ms: float, facts: dict[str, str]) -> 
 
 def _shown_path(path: str) -> str:
     """Return a path of ours; of any other one only that it is not."""
-    if path in (AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH, "/healthz"):
+    if path in _OURS:
         return path
     return path[:300] if path.startswith(RESOURCE_PATH) else "(other)"
+
+
+def _route(path: str) -> str:
+    """Return the route that ``path`` belongs to, without the key's name."""
+    shown = _shown_path(path)
+    return RESOURCE_PATH if shown.startswith(RESOURCE_PATH) else shown

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from tallystick.broker.tls import TlsFiles
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -20,6 +22,8 @@ class Limits:
     header_seconds: float = 10.0  # for a whole request head, from the connection on
     idle_seconds: int = 30  # a kept-alive connection without a request
     connections: int = 4096
+    client_rate: float = 50.0  # requests a second that one address may make in the long run
+    client_burst: int = 500  # and at once: a rack of machines that boots behind one address
     stop_seconds: int = 10  # for open requests when the service ends
 
 
@@ -44,6 +48,8 @@ class BrokerConfig:
     endorsements: tuple[Path, ...] = ()  # chains, CRLs, TCB info, RIMs that evidence is verified with
     host: str = "127.0.0.1"
     port: int = 8777
+    tls: TlsFiles | None = None  # None: plain HTTP
+    metrics: bool = False  # serve /metrics
     issuer: str = "tallystick-broker"  # "iss" of the attestation results
     passphrase: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)

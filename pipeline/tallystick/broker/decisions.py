@@ -40,6 +40,7 @@ class Kind(Enum):
 class Entry:
     """One decision, ready to be logged."""
 
+    kind: Kind
     decision: str
     leaf: bytes
     record: bytes
@@ -66,7 +67,7 @@ def entry(
         {"schema": RECORD_SCHEMA, **head, "details": dict(details), "salt": secrets.token_hex(_SALT_BYTES)}
     )
     leaf = canonical({"schema": LEAF_SCHEMA, **head, "commitment": _commitment(record)})
-    return Entry(decision=name, leaf=leaf, record=record)
+    return Entry(kind=kind, decision=name, leaf=leaf, record=record)
 
 
 def parse_leaf(data: bytes) -> dict[str, Any]:

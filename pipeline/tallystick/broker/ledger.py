@@ -7,6 +7,7 @@ append inside it. When either fails, everything in the batch fails and nothing t
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from tallystick.broker.decisions import Entry
+from tallystick.broker.decisions import Entry, Kind
 from tallystick.broker.store import TIME_MARK, Batch, Store, StoredDecision
 from tallystick.core.errors import NotGenuine, TallystickError, Unreachable
 from tallystick.tlog.log import Log
@@ -48,6 +49,7 @@ class Ledger:
         self._failed = False
         self._closed = False
         self._gate = Lock()
+        self._counts: Counter[Kind] = Counter()
         self._forgot_at: datetime | None = None
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="broker-ledger", daemon=True)
@@ -119,6 +121,11 @@ class Ledger:
         """The log, for heads and proofs."""
         return self._log
 
+    def counts(self) -> dict[Kind, int]:
+        """Return how many decisions of each kind this process has made durable."""
+        with self._gate:
+            return dict(self._counts)
+
     def _run(self) -> None:
         while True:
             first = self._queue.get()
@@ -158,6 +165,8 @@ class Ledger:
             if item in refused:
                 item.future.set_exception(NotGenuine("the nonce was used before", code="nonce.used"))
             else:
+                with self._gate:
+                    self._counts.update(entry.kind for entry in item.entries)
                 item.future.set_result(None)
 
     def _write_batch(self, batch: Batch, items: list[_Item]) -> None:

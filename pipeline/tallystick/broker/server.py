@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tallystick.broker import tls
 from tallystick.broker.admin import admin_socket
 from tallystick.broker.app import create_app
 from tallystick.broker.config import Limits
@@ -122,13 +123,17 @@ def _server(broker: Broker, listening: socket.socket, ready: Callable[[str], Non
         timeout_keep_alive=limits.idle_seconds,
         timeout_graceful_shutdown=limits.stop_seconds,
     )
-    return _Server(config, partial(ready, url_of(listening)))
+    config.load()
+    if broker.config.tls is not None:
+        config.ssl = tls.context(broker.config.tls)
+    return _Server(config, partial(ready, url_of(listening, secure=broker.config.tls is not None)))
 
 
-def url_of(listening: socket.socket) -> str:
+def url_of(listening: socket.socket, *, secure: bool = False) -> str:
     """Return the URL of a service that listens there."""
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Server(uvicorn.Server):

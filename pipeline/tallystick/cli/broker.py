@@ -13,6 +13,7 @@ from tallystick.core.errors import Misuse
 if TYPE_CHECKING:
     from tallystick.broker.config import BrokerConfig, Home
     from tallystick.broker.keyops import KeyOperation
+    from tallystick.broker.tls import TlsFiles
     from tallystick.broker.vault import KeyRecord
 
 app = command_app("Run and manage the key broker.")
@@ -68,10 +69,22 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8777,
     passphrase_file: PassphraseFile = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-certificate", help="PEM chain; with it the service speaks HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", help="PEM private key of that chain, readable by its owner alone."),
+    ] = None,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Serve Prometheus metrics at /metrics.")] = False,
+    client_rate: Annotated[
+        float, typer.Option(min=0.1, help="Requests a second that one address may make in the long run.")
+    ] = 50.0,
+    client_burst: Annotated[int, typer.Option(min=1, help="Requests that it may make at once.")] = 500,
 ) -> None:
     """Serve keys until SIGTERM or Ctrl-C. Says on stderr when it is ready, then one line of JSON a request."""
     from tallystick.broker import opening, server
-    from tallystick.broker.config import BrokerConfig
+    from tallystick.broker.config import BrokerConfig, Limits
     from tallystick.cli.workdir import place
 
     _log_to_stderr()
@@ -84,6 +97,9 @@ def serve(
         endorsements=tuple(endorsements or ()),
         host=host,
         port=port,
+        tls=_tls(tls_certificate, tls_key),
+        metrics=metrics,
+        limits=Limits(client_rate=client_rate, client_burst=client_burst),
         passphrase=_passphrase(passphrase_file),
     )
     listening = server.listen(config.host, config.port)
@@ -93,6 +109,16 @@ def serve(
     finally:
         listening.close()
     progress("broker stopped")
+
+
+def _tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
+    from tallystick.broker.tls import TlsFiles
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise Misuse("broker serve: --tls-certificate and --tls-key go together", code="tls.certificate")
+    return TlsFiles(chain=certificate, key=key)
 
 
 def _ready(config: BrokerConfig, url: str) -> None:
