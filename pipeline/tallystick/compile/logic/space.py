@@ -45,7 +45,7 @@ class Space:
         for test in tests:
             for value in test.landmarks():
                 self._add(value)
-                for near in _spellings(value):
+                for near in _spellings(value) if getattr(test, "spelled", True) else ():
                     self._add(near)
                 if isinstance(value, list):
                     members |= dict.fromkeys(one for one in value if isinstance(one, str))

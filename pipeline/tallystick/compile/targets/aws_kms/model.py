@@ -45,6 +45,11 @@ class IsPrincipal:
 
     elements: tuple[tuple[str, str], ...]
 
+    @property
+    def spelled(self) -> bool:
+        """Names of callers are as they are: no other spelling of one is a caller."""
+        return False
+
     def holds(self, value: Value) -> bool:
         """Say whether the ARN ``value`` is meant."""
         return isinstance(value, str) and any(_meant(kind, name, value) for kind, name in self.elements)
@@ -78,6 +83,11 @@ class OfCaller:
 
     part: str  # "arn", "account"
     wanted: Operator
+
+    @property
+    def spelled(self) -> bool:
+        """As :attr:`IsPrincipal.spelled`."""
+        return False
 
     def holds(self, value: Value) -> bool:
         """Answer of the caller ``value``."""
@@ -148,7 +158,8 @@ def requests(policy: KeyPolicy) -> Formula:
         elif key in _sets(policy):
             parts.append(some([negated(there), Atom(key, IsContext())]))
         else:
-            parts.append(some([negated(there), Atom(key, IsText())]))
+            kind = IsRegister() if key.startswith(RECIPIENT) else IsText()
+            parts.append(some([negated(there), Atom(key, kind)]))
         if key.startswith(RECIPIENT):
             parts.append(some([negated(there), attested]))
             (tpm if key.startswith(f"{RECIPIENT}nitrotpm") else enclave).append(there)
@@ -181,6 +192,19 @@ class IsTime:
     def landmarks(self) -> Iterable[Value]:
         """Return an instant."""
         return ("2026-01-01T00:00:00Z",)
+
+
+@dataclass(frozen=True, slots=True)
+class IsRegister:
+    """The context key is a register's value: KMS writes hexadecimal digits in lower case."""
+
+    def holds(self, value: Value) -> bool:
+        """Say whether ``value`` can be one."""
+        return isinstance(value, str) and value == value.lower()
+
+    def landmarks(self) -> Iterable[Value]:
+        """Return one that no policy names."""
+        return ("5a" * 48,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ def _attested() -> Formula:
         some(
             [
                 Atom(key, Among(ABSENT)),
-                every([Atom(key, model.IsText()), Atom(model.ACTION, Among(*actions.ATTESTED))]),
+                every([Atom(key, model.IsRegister()), Atom(model.ACTION, Among(*actions.ATTESTED))]),
             ]
         )
         for key in sorted(SPELLING)

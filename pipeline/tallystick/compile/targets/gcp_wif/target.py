@@ -116,7 +116,7 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget) ->
         every([permitted(form), Atom(TIME, NotAfter(end))]),
         released=len(released),
         apart=points(released),
-        shown=_token,
+        shown=token,
         given=given,
     )
     tried = crossed.check(NAME, form, WORDS, _all_agree(accepted, bound, loaded, end), _shown)
@@ -208,7 +208,7 @@ def _all_agree(accepted: Formula, bound: Formula, loaded: Mapping[str, Evaluate]
         image = evaluate(bound, {**claims, TIME: end})
         if _whole(claims):
             for name, engine in loaded.items():
-                if (engine(_token(claims)) and image) != ours:
+                if (engine(token(claims)) and image) != ours:
                     raise proved.unreadable(
                         NAME, emit.CONDITION, f"{ours}, as modelled", f"{not ours} by {name}"
                     )
@@ -223,7 +223,7 @@ def _whole(claims: Mapping[str, Value]) -> bool:
     return not any(other.startswith(f"{path}.") for path in there for other in there)
 
 
-def _token(claims: Mapping[str, Value]) -> dict[str, Any]:
+def token(claims: Mapping[str, Value]) -> dict[str, Any]:
     return proved.nested(claims, skip=[TIME])
 
 
