@@ -220,12 +220,12 @@ def _refstate(found: Mapping[str, Any]) -> Iterator[PermissivePath]:
                 fix="the release's own command line, with re.escape",
                 evidence={"kernel_cmdline": loose[0]},
             )
-    firmwares = found.get("scrtm_and_bios") or ()
+    firmwares: list[Any] = list(found.get("scrtm_and_bios") or ())
     if len(firmwares) > 1 and len(kernels or ()) > 1:
         yield PermissivePath(
             code="keylime.refstate.mixed-tuples",
             where="scrtm_and_bios, kernels",
             what=f"{len(firmwares)} firmwares and {len(kernels or ())} kernels are accepted in every combination",
             fix="one reference state for each release",
-            evidence={"scrtm_and_bios": firmwares[0], "kernel": (kernels or [None])[-1]},
+            evidence={"scrtm_and_bios": firmwares[0], "kernel": kernels[-1] if kernels else None},
         )

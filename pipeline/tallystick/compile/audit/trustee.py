@@ -151,7 +151,7 @@ class _Deployment:
                 if combination not in ours:
                     mixed.append(evidence)
         if mixed:
-            what = f"released {len(ours)} · accepted {len(ours) + len(mixed)}: values of different releases are affirmed"
+            what = f"released {len(ours)} · accepted {len(ours) + len(mixed)}: values of several releases are affirmed"
             fix = "compare whole tuples: one Reference Value that lists objects, and one rule that compares all members"
             yield _path("trustee.mixed-tuples", f"{tee}: {', '.join(columns)}", what, fix, mixed[0])
 
