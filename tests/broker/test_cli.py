@@ -103,6 +103,20 @@ def test_serve_says_when_it_is_ready_and_ends_when_it_is_told(made, number):
     assert not (made / "broker" / "admin.sock").exists()
 
 
+def test_a_serving_broker_leaves_no_core(made):
+    with serving(made) as (process, _):
+        limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    (line,) = (line for line in limits if line.startswith("Max core file size"))
+    assert line.split()[4:6] == ["0", "0"]
+
+
+def test_half_a_certificate_is_misuse(made, tmp_path):
+    for option in ("--tls-certificate", "--tls-key"):
+        place = ("--workdir", made, "--channel-dir", made / "channels" / "staging", "--port", "0")
+        said = tally("broker", "serve", *place, option, tmp_path / "x", fails=2)
+        assert "tls.certificate" in said
+
+
 def test_a_port_in_use_is_exit_7(made):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

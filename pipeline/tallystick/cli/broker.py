@@ -83,11 +83,14 @@ def serve(
     client_burst: Annotated[int, typer.Option(min=1, help="Requests that it may make at once.")] = 500,
 ) -> None:
     """Serve keys until SIGTERM or Ctrl-C. Says on stderr when it is ready, then one line of JSON a request."""
+    import resource
+
     from tallystick.broker import opening, server
     from tallystick.broker.config import BrokerConfig, Limits
     from tallystick.cli.workdir import place
 
     _log_to_stderr()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # keys are in this process's memory
     folder = place(workdir)
     config = BrokerConfig(
         workdir=folder,

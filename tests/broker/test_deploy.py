@@ -1,0 +1,93 @@
+"""The service's unit and manifests: systemd reads the one, the other is what the restricted profile asks for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "docs" / "deploy"
+UNIT = DEPLOY / "tallystick-broker.service"
+
+
+def _options(words):
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
+
+
+def _known():
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "tallystick.cli", "broker", "serve", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    return set(re.findall(r"--[a-z-]+", shown.stdout))
+
+
+def _manifests():
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
+def test_both_start_the_service_with_options_that_it_has():
+    start = re.search(r"ExecStart=(.*?)\n[A-Z]", UNIT.read_text(), re.DOTALL)[1]
+    pod = next(m for m in _manifests() if m["kind"] == "StatefulSet")["spec"]["template"]["spec"]
+    for words in (start.split(), pod["containers"][0]["args"]):
+        assert len(_options(words)) > 7
+        assert _options(words) <= _known()
+
+
+def test_systemd_takes_the_unit(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on this machine")
+    text = (
+        UNIT.read_text()
+        .replace("/opt/tallystick/bin/tally", "/bin/true")
+        .replace("User=tallystick", "User=daemon")
+    )
+    place = tmp_path / UNIT.name
+    place.write_text(text.replace("Group=tallystick", "Group=daemon"))
+    said = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", place], capture_output=True, text=True, check=False
+    )
+    ours = [line for line in said.stderr.splitlines() if UNIT.name in line]
+    assert (said.returncode, ours) == (0, []), said.stderr
+
+
+def test_the_unit_keeps_keys_in_the_process():
+    lines = set(UNIT.read_text().splitlines())
+    for line in (
+        "User=tallystick",
+        "LimitCORE=0",
+        "MemorySwapMax=0",
+        "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=",
+        "ProtectSystem=strict",
+        "UMask=0077",
+        "StateDirectoryMode=0700",
+    ):
+        assert line in lines
+
+
+def test_the_pods_are_restricted():
+    """Kubernetes, Pod Security Standards, "Restricted"; and no token, no way out, secrets in memory alone."""
+    found = {(m["kind"], m["metadata"]["name"]): m for m in _manifests()}
+    pod = found["StatefulSet", "broker"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in (*pod["containers"], *pod["initContainers"]):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        volumes = {volume["name"] for volume in pod["volumes"]} | {"state"}
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    assert found["NetworkPolicy", "broker"]["spec"]["egress"] == []
+    kinds = {volume["name"]: volume for volume in pod["volumes"]}
+    assert kinds["credentials"]["emptyDir"] == {"medium": "Memory"}
+    (probe,) = (container["readinessProbe"] for container in pod["containers"])
+    assert probe["httpGet"]["path"] == "/readyz"
