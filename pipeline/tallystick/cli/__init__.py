@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def main() -> None:
     """Run ``tally``. The entry point of the installed command."""
-    from tallystick.cli.app import run
+    from tallystick.cli.quick import main as run
 
     run()

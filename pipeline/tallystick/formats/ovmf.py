@@ -19,6 +19,7 @@ from tallystick.formats.cursor import Cursor
 PAGE_BYTES = 4096
 FOUR_GIB = 1 << 32
 _MAX_SECTION_BYTES = 1 << 30  # far above any firmware's; keeps a lying table from costing hours of hashing
+_MAX_EXTENDED_BYTES = 64 << 20  # of one section that is hashed byte by byte; OVMF's has 4 MiB at most
 _MAX_SECTIONS = 64
 _TABLE_END_BYTES = 32  # from the end of the file: the reset vector
 _ENTRY_HEADER_BYTES = 18  # u16 length and a GUID, both after the entry's data
@@ -143,6 +144,8 @@ class Firmware:
             raise cursor.bad(at, want="whole pages, at most 1 GiB", got=f"{memory:#x} bytes at {gpa:#x}")
         if data_offset + raw > len(self.data) or raw > memory:
             raise cursor.bad(at, want="bytes inside the file", got=f"{raw:#x} bytes at {data_offset:#x}")
+        if attributes & 1 and memory > _MAX_EXTENDED_BYTES:
+            raise cursor.bad(at, want="at most 64 MiB whose contents are measured", got=f"{memory:#x} bytes")
         if attributes & ~0b11:
             raise Unsupported(
                 "firmware TDVF metadata", at=f"{at} attributes", want="bits 0 and 1", got=hex(attributes)

@@ -18,6 +18,7 @@ from tallystick.core.errors import Malformed, Unsupported
 from tallystick.formats.ovmf import PAGE_BYTES, Firmware, TdxSection
 from tallystick.formats.pe import authenticode, parse
 
+_EXTEND = struct.Struct("<16sQ104x")
 _CHUNK_BYTES = 256  # TDH.MR.EXTEND measures a page 256 bytes at a time
 _LOW_MEMORY_LIMIT = 0xB0000000  # QEMU q35: with this much RAM or more, the part above 2 GiB moves to 4 GiB
 _LOW_MEMORY_SPLIT = 0x80000000
@@ -49,23 +50,23 @@ def mrtd(firmware: Firmware) -> Mrtd:
     for section in firmware.tdx_sections():
         if section.augmented:
             continue
-        contents = _contents(firmware, section)
-        pages = range(0, section.memory_bytes, PAGE_BYTES)
-        for offset in pages:
+        extends: list[bytes] = []
+        view = contents(firmware, section)
+        for offset in range(0, section.memory_bytes, PAGE_BYTES):
             add = _block(b"MEM.PAGE.ADD", section.gpa + offset)
             one.update(add)
             two.update(add)
             if section.extended:
-                one.update(_extend_blocks(section.gpa + offset, contents, offset))
-        if section.extended:
-            for offset in pages:
-                two.update(_extend_blocks(section.gpa + offset, contents, offset))
+                extends.append(_extend_blocks(section.gpa + offset, view, offset))
+                one.update(extends[-1])
+        for page in extends:  # the second order: after every page of the section was added
+            two.update(page)
     return Mrtd(
         one_pass=Digest(Algorithm.SHA384, one.digest()), two_pass=Digest(Algorithm.SHA384, two.digest())
     )
 
 
-def _contents(firmware: Firmware, section: TdxSection) -> memoryview:
+def contents(firmware: Firmware, section: TdxSection) -> memoryview:
     """Return the section's bytes in memory: what the file gives, and zeros after it."""
     view = memoryview(firmware.data)[section.data_offset : section.data_offset + section.raw_bytes]
     if not section.extended or section.raw_bytes == section.memory_bytes:
@@ -75,13 +76,14 @@ def _contents(firmware: Firmware, section: TdxSection) -> memoryview:
 
 def _block(name: bytes, gpa: int) -> bytes:
     """Return the 128-byte block that TDH.MEM.PAGE.ADD and TDH.MR.EXTEND measure before any contents."""
-    return struct.pack("<16sQ104x", name, gpa)
+    return _EXTEND.pack(name, gpa)
 
 
 def _extend_blocks(gpa: int, contents: memoryview, offset: int) -> bytes:
+    """Return what TDH.MR.EXTEND measures of one page: each chunk behind its block."""
     parts: list[bytes | memoryview] = []
     for chunk in range(0, PAGE_BYTES, _CHUNK_BYTES):
-        parts.append(_block(b"MR.EXTEND", gpa + chunk))
+        parts.append(_EXTEND.pack(b"MR.EXTEND", gpa + chunk))
         parts.append(contents[offset + chunk : offset + chunk + _CHUNK_BYTES])
     return b"".join(parts)
 
@@ -179,6 +181,25 @@ def rtmr0_events(platform: Platform) -> tuple[bytes, ...]:
 def _variable(vendor: str, name: str) -> bytes:
     """SHA-384 of a UEFI_VARIABLE_DATA whose variable is empty (TCG PC Client PFP, 10.2.6)."""
     return _sha384(uuid.UUID(vendor).bytes_le + struct.pack("<QQ", len(name), 0) + name.encode("utf-16-le"))
+
+
+_EVENT_NAMES = {  # of a direct kernel boot, in order
+    0: (
+        "TD HOB", "CFV", "SecureBoot", "PK", "KEK", "db", "dbx", "EV_SEPARATOR",
+        "etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables", "BootOrder", "Boot0000",
+    ),
+    1: (
+        "kernel, Authenticode", "Calling EFI Application from Boot Option", "EV_SEPARATOR",
+        "Exit Boot Services Invocation", "Exit Boot Services Returned with Success",
+    ),
+    2: ("LOADED_IMAGE::LoadOptions", "Linux initrd"),
+    3: (),
+}  # fmt: skip
+
+
+def event_names(register: int, count: int) -> tuple[str, ...]:
+    """Return what the first ``count`` events of RTMR ``register`` are, in a direct kernel boot."""
+    return _EVENT_NAMES[register][:count]
 
 
 def rtmr1_events(kernel_authenticode: bytes) -> tuple[bytes, ...]:
