@@ -64,11 +64,11 @@ def damaged_specification() -> bytes:
         ({"request": 0xE1}, "request RequestResponseCode"),
         ({"response": 0x61}, "response RequestResponseCode"),
         ({"param1": 0}, "want a request for a signature"),
-        ({"measurements": {0: b"m" * 48}}, "Index at offset 1: want 1 to 254"),
-        ({"measurements": {255: b"m" * 48}}, "want 1 to 254"),
-        ({"blocks": 63}, "end at offset .*want no more bytes"),
-        ({"blocks": 65}, "Index at offset"),
-        ({"fields": [(3, b"1"), (3, b"2")]}, "want each type once"),
+        ({"measurements": {0: b"m" * 48}}, "offset 0: want an Index of 1 to 254, each once, got 0"),
+        ({"measurements": {255: b"m" * 48}}, "want an Index of 1 to 254, each once, got 255"),
+        ({"blocks": 63}, "MeasurementRecord: offset 3465: want no more bytes, got 55 bytes"),
+        ({"blocks": 65}, "offset 3520: want a measurement block, got 0 bytes left"),
+        ({"fields": [(3, b"1"), (3, b"2")]}, "want each DataType once, got 3"),
     ],
 )
 def test_what_can_not_be_is_malformed(fields, message):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tallystick.core.errors import Malformed, NotGenuine
@@ -36,6 +37,7 @@ KINDS = (GPU_KIND, SWITCH_KIND)
 _CLASSES = {GPU_KIND: GPU, SWITCH_KIND: SWITCH}
 _EDITIONS = {GPU: "GPU", SWITCH: "SWITCH"}
 _CERTIFICATE = "nvidia.certificate"
+_NOTHING_SAID = Revocation(ocsp_good=False, until=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +112,8 @@ def manifest(data: bytes, at: datetime) -> VerifiedRim:
         chain = rims.signers(data)
         dates = () if chain is None else chain.expiry(rims.CODE, at)
         raise NotGenuine(error.message, findings=(*error.findings, *dates)) from None
-    findings = verified.chain.expiry(rims.CODE, at)
-    if findings:
+    if not verified.chain.not_before <= at <= verified.chain.not_after:
+        findings = verified.chain.expiry(rims.CODE, at)
         raise NotGenuine(f"the RIM for {verified.rim.version} is not valid at that time", findings=findings)
     return verified
 
@@ -209,7 +211,9 @@ def _judge_one(
     fields = (nvidia_opaque.gpu_fields if key.device_class == GPU else nvidia_opaque.switch_fields)(
         report.opaque
     )
-    findings = [*key.chain.expiry(_CERTIFICATE, at), *_bindings(device, report, key, fields, nonce)]
+    findings = _bindings(device, report, key, fields, nonce)
+    if not key.chain.not_before <= at <= key.chain.not_after:
+        findings = [*key.chain.expiry(_CERTIFICATE, at), *findings]
     # the leaf is issued by the device itself, so nobody publishes whether it is revoked
     wrong, notes, revocation = _revocation(key.chain, 1, endorsed, _CERTIFICATE, at)
     chosen, unsuited = _suited(key, fields, endorsed.rims)
@@ -285,6 +289,8 @@ def _revocation(
     chain: Chain, skipped: int, endorsed: Endorsed, code: str, at: datetime
 ) -> tuple[list[Finding], list[Finding], Revocation]:
     """Return (findings, notes, what OCSP said); ``skipped`` certificates from the leaf on are not asked about."""
+    if not endorsed.lists and not endorsed.responses:
+        return [], [_unspoken(c, code) for c in chain.certificates[skipped:-1]], _NOTHING_SAID
     findings, unlisted = check_revocation(chain, endorsed.lists, code, at)
     asked = chain.certificates[skipped:-1]
     good: dict[Any, datetime] = {}
@@ -295,16 +301,23 @@ def _revocation(
         findings = (*findings, *bad)
         good = {status.certificate: status.until for status in statuses if status.value == "good"}
     missing = {note.where for note in unlisted}
-    notes = [
-        Finding(
-            f"{code}.revocation.missing", where, "a revocation list or an OCSP response", "none was given"
-        )
-        for certificate in asked
-        if certificate not in good and (where := f"certificate {common_name(certificate)}") in missing
-    ]
+    notes = [_unspoken(certificate, code) for certificate in asked if certificate not in good]
     everything = bool(good) and all(certificate in good for certificate in asked)
     until = min(good.values()) if good else None
-    return list(findings), notes, Revocation(ocsp_good=everything, until=until)
+    return (
+        list(findings),
+        [note for note in notes if note.where in missing],
+        Revocation(ocsp_good=everything, until=until),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _unspoken(certificate: x509.Certificate, code: str) -> Finding:
+    """Return the note that nothing given says whether ``certificate`` is revoked."""
+    where = f"certificate {common_name(certificate)}"
+    return Finding(
+        f"{code}.revocation.missing", where, "a revocation list or an OCSP response", "none was given"
+    )
 
 
 def _remarks(device: Judged) -> list[Finding]:

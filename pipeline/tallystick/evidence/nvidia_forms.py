@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tallystick.core import jsondoc
@@ -85,7 +86,7 @@ def _device(entry: Any, common: Mapping[str, Any], number: int) -> Device:
     for name in ("evidence", "certificate", "arch", "nonce", "uuid"):
         if not isinstance(fields.get(name, ""), str):
             raise Malformed(_WHAT, at=f"{where} {name}", want="a text", got=type(fields[name]).__name__)
-    chain = canonical_base64.decode(fields.get("certificate"), _WHAT, f"{where} certificate")
+    chain = _chain(fields.get("certificate"), f"{where} certificate")
     if len(chain) > MAX_CHAIN_BYTES:
         raise Malformed(
             _WHAT, at=f"{where} certificate", want=f"at most {MAX_CHAIN_BYTES} bytes", got=str(len(chain))
@@ -100,6 +101,12 @@ def _device(entry: Any, common: Mapping[str, Any], number: int) -> Device:
         nonce=None if nonce is None else bytes.fromhex(nonce),
         uuid=fields.get("uuid"),
     )
+
+
+@lru_cache(maxsize=256)
+def _chain(text: str | None, where: str) -> bytes:
+    """Return the bytes of a chain that comes with every report of its device."""
+    return canonical_base64.decode(text, _WHAT, where)
 
 
 def _report(text: object, where: str) -> bytes:

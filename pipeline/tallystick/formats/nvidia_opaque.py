@@ -10,6 +10,7 @@ confidential-containers/trustee, deps/verifier/src/nvidia/spdm_response.rs.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from tallystick.core.errors import Malformed, Unsupported
@@ -139,7 +140,8 @@ def _counts(data: bytes) -> dict[str, int]:
     """Return how often each measurement was extended, by its index from 1."""
     if len(data) % 4:
         raise Malformed(_WHAT, at="measurement_count", want="32-bit numbers", got=f"{len(data)} bytes")
-    return {str(at // 4 + 1): int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)}
+    counts = struct.unpack(f"<{len(data) // 4}I", data)
+    return dict(zip(map(str, range(1, len(counts) + 1)), counts, strict=True))
 
 
 def _identifiers(name: str, data: bytes) -> list[str]:

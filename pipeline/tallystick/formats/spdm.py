@@ -8,6 +8,7 @@ spdm/spdm_resp.cpp and spdm/spdm_opaque_data_parser.cpp).
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from tallystick.core.errors import Malformed, Unsupported
@@ -17,6 +18,12 @@ NONCE_BYTES = 32
 SIGNATURE_BYTES = 96  # ECDSA on P-384: r and s, big-endian, 48 bytes each
 MAX_BYTES = 1 << 17  # a 16-bit opaque length and 255 blocks of a digest stay far below
 _WHAT = "SPDM report"
+_RECORD = "SPDM MeasurementRecord"
+_OPAQUE = "SPDM OpaqueData"
+# Index, MeasurementSpecification, MeasurementSize; DMTFSpecMeasurementValueType, DMTFSpecMeasurementValueSize
+_BLOCK = struct.Struct("<BBHBH")
+_VALUE_HEADER_BYTES = 3
+_FIELD = struct.Struct("<HH")  # NVIDIA's DataType, DataSize
 _VERSION_1_1 = 0x11
 _GET_MEASUREMENTS = 0xE0
 _MEASUREMENTS = 0x60
@@ -106,36 +113,48 @@ def _header(cursor: Cursor, which: str, code: int) -> None:
 
 def _record(record: bytes, blocks: int) -> tuple[Measurement, ...]:
     """Return the measurement blocks; every byte of the record belongs to one, and no index comes twice."""
-    cursor = Cursor(record, "SPDM MeasurementRecord")
     found: dict[int, Measurement] = {}
+    at = 0
     for _ in range(blocks):
-        index = cursor.little("Index", 1)
+        if at + _BLOCK.size > len(record):
+            raise _bad_block(at, "a measurement block", f"{len(record) - at} bytes left")
+        index, specification, size, value_type, value_size = _BLOCK.unpack_from(record, at)
         if index in (0, 0xFF) or index in found:
-            raise cursor.bad("Index", want="1 to 254, each once", got=str(index))
-        specification = cursor.little("MeasurementSpecification", 1)
+            raise _bad_block(at, "an Index of 1 to 254, each once", str(index))
         if specification != _DMTF:
             raise Unsupported(
-                "SPDM MeasurementRecord",
-                at=f"block {index}",
-                want="DMTF measurements",
-                got=f"{specification:#04x}",
+                _RECORD, at=f"block {index}", want="DMTF measurements", got=f"{specification:#04x}"
             )
-        block = Cursor(cursor.take("Measurement", cursor.little("MeasurementSize", 2)), f"SPDM block {index}")
-        value_type = block.little("DMTFSpecMeasurementValueType", 1)
-        value = block.take("DMTFSpecMeasurementValue", block.little("DMTFSpecMeasurementValueSize", 2))
-        block.end()
-        found[index] = Measurement(index=index, value_type=value_type, value=value)
-    cursor.end()
+        start = at + _BLOCK.size
+        if size != value_size + _VALUE_HEADER_BYTES or start + value_size > len(record):
+            got = f"{size} and {value_size}, {len(record) - start} bytes left"
+            raise _bad_block(at, "MeasurementSize of DMTFSpecMeasurementValueSize and 3", got)
+        at = start + value_size
+        found[index] = Measurement(index=index, value_type=value_type, value=record[start:at])
+    if at != len(record):
+        raise _bad_block(at, "no more bytes", f"{len(record) - at} bytes")
     return tuple(found.values())
+
+
+def _bad_block(at: int, want: str, got: str) -> Malformed:
+    return Malformed(_RECORD, at=f"offset {at}", want=want, got=got)
 
 
 def _opaque(data: bytes) -> tuple[tuple[int, bytes], ...]:
     """Return NVIDIA's fields: a 16-bit type, a 16-bit size and the data, each type once."""
-    cursor = Cursor(data, "SPDM OpaqueData")
     found: dict[int, bytes] = {}
-    while cursor.left:
-        kind = cursor.little("DataType", 2)
+    at = 0
+    while at < len(data):
+        if at + _FIELD.size > len(data):
+            raise Malformed(
+                _OPAQUE, at=f"offset {at}", want="DataType and DataSize", got=f"{len(data) - at} bytes"
+            )
+        kind, size = _FIELD.unpack_from(data, at)
+        at += _FIELD.size
         if kind in found:
-            raise cursor.bad("DataType", want="each type once", got=str(kind))
-        found[kind] = cursor.take(f"Data of type {kind}", cursor.little("DataSize", 2))
+            raise Malformed(_OPAQUE, at=f"offset {at}", want="each DataType once", got=str(kind))
+        if at + size > len(data):
+            raise Malformed(_OPAQUE, at=f"type {kind}", want=f"{size} bytes", got=f"{len(data) - at} left")
+        found[kind] = data[at : at + size]
+        at += size
     return tuple(found.items())
