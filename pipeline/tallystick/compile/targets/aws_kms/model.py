@@ -119,8 +119,13 @@ def decision(policy: KeyPolicy) -> Formula:
     """Return when KMS answers: some Allow matches, and no Deny does."""
     effective = [one for one in policy.statements if one.effective]
     allow = some(matches(one, number) for number, one in enumerate(effective) if one.allow)
-    deny = some(matches(one, number) for number, one in enumerate(effective) if not one.allow)
-    return every([allow, negated(deny), requests(policy)])
+    return every([allow, negated(denied(policy)), requests(policy)])
+
+
+def denied(policy: KeyPolicy) -> Formula:
+    """Return what some Deny is about: this holds against identity policies and grants of the account, too."""
+    effective = [one for one in policy.statements if one.effective]
+    return some(matches(one, number) for number, one in enumerate(effective) if not one.allow)
 
 
 def matches(statement: Statement, number: int) -> Formula:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from tallystick.compile.domain import Case
@@ -86,6 +87,28 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: AwsKmsTarget) ->
     Raises:
         Unproven: the key policy allows something else than what is permitted.
     """
+    tried = evaluate(files, form, choice)
+    made = emitted(form, choice).files
+    proved.require_same(NAME, files, made, (leftover.README, leftover.RESIDUAL))
+    head, right = (document.read(one[emit.POLICY]).id for one in (files, made))
+    if head != right:
+        raise proved.unreadable(NAME, emit.POLICY, "the head of this compilation in Id", head)
+    released = len(rows(form, NAME, WORDS))
+    return Proof(
+        target=NAME,
+        released=released,
+        accepted=released,
+        evaluated=tried,
+        engines=(proved.ENGINE, crossed.ENGINE),
+    )
+
+
+def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: AwsKmsTarget) -> int:
+    """Compare what the key policy means with what is permitted; return how much evidence was tried beside that.
+
+    Raises:
+        Unproven: they differ, or the policy can not be read.
+    """
     proved.require_files(NAME, files, _FILES)
     try:
         policy = document.read(files[emit.POLICY])
@@ -93,44 +116,45 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: AwsKmsTarget) ->
         raise proved.unreadable(NAME, emit.POLICY, "a key policy", error.message) from None
     for place in model.exact(policy):
         raise proved.unreadable(NAME, emit.POLICY, "only what is modelled exactly", place)
-    if len(files[emit.POLICY]) > document.MOST_BYTES:
-        raise proved.unreadable(
-            NAME, emit.POLICY, f"{document.MOST_BYTES} bytes", str(len(files[emit.POLICY]))
-        )
-    accepted, released = model.decision(policy), rows(form, NAME, WORDS)
-    given = every([model.requests(policy), Atom(model.TIME, model.IsTime()), _attested()])
+    size = len(files[emit.POLICY])
+    if size > document.MOST_BYTES:
+        raise proved.unreadable(NAME, emit.POLICY, f"{document.MOST_BYTES} bytes", str(size))
+    released = rows(form, NAME, WORDS)
+    accepted = model.decision(policy)
     data = every([accepted, Atom(model.ACTION, Among(actions.RELEASE))])
-    right = permitted(form, choice)
-    proved.same(
-        NAME,
-        accepted,
-        right,
-        released=len(released),
-        apart=points(released),
-        shown=request,
-        given=given,
-        counted=data,
+    given = every([model.requests(policy), Atom(model.TIME, model.IsTime()), _attested()])
+    compare = partial(
+        proved.same, NAME, released=len(released), apart=points(released), shown=request, given=given
     )
-    tried = crossed.check(NAME, form, WORDS, data, _shown(form, choice))
-    made = emitted(form, choice).files
-    proved.require_same(NAME, files, made, (leftover.README, leftover.RESIDUAL))
-    if policy.id != document.read(made[emit.POLICY]).id:
-        raise proved.unreadable(NAME, emit.POLICY, "the head of this compilation in Id", policy.id)
-    return Proof(
-        target=NAME,
-        released=len(released),
-        accepted=len(released),
-        evaluated=tried,
-        engines=(proved.ENGINE, crossed.ENGINE),
-    )
+    compare(accepted, permitted(form, choice), counted=data)
+    # The Denies alone, as if somebody had allowed everything beside them: an identity policy, or a grant.
+    compare(negated(model.denied(policy)), undenied(form))
+    return crossed.check(NAME, form, WORDS, data, _shown(form, choice))
+
+
+def undenied(form: NormalForm) -> Formula:
+    """Return what no Deny may be about: actions without data, and registers of the released values in time."""
+    released = rows(form, NAME, WORDS)
+    families = []
+    for platform in sorted({row.platform for row in released}):
+        ours = [dict(row.pins) for row in released if row.platform == platform]
+        common = sorted(set.intersection(*(set(pins) for pins in ours)))
+        families.append(
+            every(_meets(key, expects.OneOf(tuple(pins[key] for pins in ours))) for key in common)
+        )
+    in_time = negated(Atom(model.TIME, _late(form)))
+    return some([negated(Atom(model.ACTION, Among(*actions.DATA))), every([in_time, some(families)])])
+
+
+def _late(form: NormalForm) -> Operator:
+    end = leftover.time(leftover.end(form, NAME))
+    return Operator("", "DateGreaterThan", if_exists=False, values=(end,))
 
 
 def permitted(form: NormalForm, choice: AwsKmsTarget) -> Formula:
     """Return which requests are permitted: administration to administrators, and releases to workloads."""
     administrators = Atom(model.PRINCIPAL, Among(*choice.administrators))
     workloads = Atom(model.PRINCIPAL, Among(*choice.workloads))
-    end = leftover.time(leftover.end(form, NAME))
-    late = Operator("", "DateGreaterThan", if_exists=False, values=(end,))
     evidence = []
     for name, vocabulary in WORDS.items():
         ours = [row for row in rows(form, NAME, WORDS) if row.platform == name]
@@ -145,7 +169,7 @@ def permitted(form: NormalForm, choice: AwsKmsTarget) -> Formula:
         [
             workloads,
             Atom(model.ACTION, Among(actions.RELEASE)),
-            negated(Atom(model.TIME, late)),
+            negated(Atom(model.TIME, _late(form))),
             some(evidence),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -109,8 +110,26 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: AzureSkrTarget) 
     Raises:
         Unproven: they let the key go to other tokens than those that are permitted.
     """
+    tried = evaluate(files, form, choice)
     made = emitted(form, choice).files
-    proved.require_files(NAME, files, made)
+    proved.require_same(NAME, files, made, [name for name in made if name != emit.RELEASE_POLICY])
+    released = len(rows(form, NAME, WORDS))
+    return Proof(
+        target=NAME,
+        released=released,
+        accepted=released,
+        evaluated=tried,
+        engines=(proved.ENGINE, crossed.ENGINE),
+    )
+
+
+def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: AzureSkrTarget) -> int:
+    """Compare what the policies mean with what is permitted; return how much evidence was tried beside that.
+
+    Raises:
+        Unproven: they differ, or a policy can not be read.
+    """
+    proved.require_files(NAME, files, emitted(form, choice).files)
     own = files.get(emit.ATTESTATION_POLICY)
     try:
         policy = document.read(files[emit.RELEASE_POLICY])
@@ -125,27 +144,11 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: AzureSkrTarget) 
         ours = Atom(POLICY_HASH, Among(attestation.policy_hash(own)))
         issued = some([negated(ours), authorised.authorised(service)])
     released, right = rows(form, NAME, WORDS), _permitted(form, choice, own)
-    for reading in Reading:
-        proved.same(
-            NAME,
-            every([document.formula(policy, reading), issued]),
-            right if reading is Reading.STRICT else _loosened(right),
-            released=len(released),
-            apart=points(released),
-            shown=token,
-            given=issued,
-        )
-    strict = every([document.formula(policy, Reading.STRICT), issued])
-    tried = crossed.check(NAME, form, WORDS, strict, _shown(form, choice, own))
-    texts = [name for name in made if name != emit.RELEASE_POLICY]
-    proved.require_same(NAME, files, made, texts)
-    return Proof(
-        target=NAME,
-        released=len(released),
-        accepted=len(released),
-        evaluated=tried,
-        engines=(proved.ENGINE, crossed.ENGINE),
-    )
+    compare = partial(proved.same, NAME, released=len(released), apart=points(released), shown=token)
+    strict, loose = (every([document.formula(policy, reading), issued]) for reading in Reading)
+    compare(strict, right, given=TRUE)
+    compare(loose, _loosened(right), given=issued)
+    return crossed.check(NAME, form, WORDS, strict, _shown(form, choice, own))
 
 
 def token(claims: Mapping[str, Value]) -> dict[str, Any]:

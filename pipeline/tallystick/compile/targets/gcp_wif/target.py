@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from tallystick.compile.domain import Case
-from tallystick.compile.logic.formula import ABSENT, Atom, Formula, Value, evaluate, every, some
+from tallystick.compile.logic.formula import ABSENT, Atom, Formula, Value, every, some
+from tallystick.compile.logic.formula import evaluate as holds
 from tallystick.compile.logic.tests import Among, NotAfter
 from tallystick.compile.targets import crossed, keyids, leftover, proved
 from tallystick.compile.targets.base import Emitted, Lack, Proof
@@ -93,9 +94,24 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget) ->
     Raises:
         Unproven: they give keys to other tokens than those that are permitted.
     """
+    tried, names = evaluate(files, form, choice)
+    papers = (emit.MAPPING, leftover.README, leftover.RESIDUAL)
+    proved.require_same(NAME, files, emitted(form, choice).files, papers)
+    released = len(rows(form, NAME, WORDS))
+    return Proof(target=NAME, released=released, accepted=released, evaluated=tried, engines=names)
+
+
+def evaluate(
+    files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget
+) -> tuple[int, tuple[str, ...]]:
+    """Compare what condition and allow policy mean with what is permitted.
+
+    Returns how much evidence was tried beside that, and in which engines.
+
+    Raises:
+        Unproven: they differ, or a file can not be read.
+    """
     proved.require_files(NAME, files, _FILES)
-    made = emitted(form, choice).files
-    proved.require_same(NAME, files, made, (emit.MAPPING, leftover.README, leftover.RESIDUAL))
     text = _decoded(files, emit.CONDITION)
     if len(text) > emit.MOST_CHARACTERS:
         raise proved.unreadable(NAME, emit.CONDITION, f"{emit.MOST_CHARACTERS} characters", str(len(text)))
@@ -106,7 +122,7 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget) ->
         raise proved.unreadable(
             NAME, emit.CONDITION, "a condition that is modelled exactly", str(error)
         ) from None
-    bound = _bindings(files[emit.ALLOW_POLICY], choice, made[emit.ALLOW_POLICY])
+    bound = _bindings(files[emit.ALLOW_POLICY], choice, emitted(form, choice).files[emit.ALLOW_POLICY])
     accepted, released = every([admitted, bound]), rows(form, NAME, WORDS)
     end = leftover.time(leftover.end(form, NAME))
     given = every([_texts(PROJECT), _texts(INSTANCE), Atom(TIME, NotAfter("9999-12-31T23:59:59Z"))])
@@ -120,13 +136,7 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget) ->
         given=given,
     )
     tried = crossed.check(NAME, form, WORDS, _all_agree(accepted, bound, loaded, end), _shown)
-    return Proof(
-        target=NAME,
-        released=len(released),
-        accepted=len(released),
-        evaluated=tried,
-        engines=(proved.ENGINE, crossed.ENGINE, *loaded),
-    )
+    return tried, (proved.ENGINE, crossed.ENGINE, *loaded)
 
 
 def _says(platform: str, path: str, expect: Expect) -> bool:
@@ -204,8 +214,8 @@ def _all_agree(accepted: Formula, bound: Formula, loaded: Mapping[str, Evaluate]
     """Return whether evidence gets a key, once all engines say the same of it."""
 
     def decide(claims: Mapping[str, Value]) -> bool:
-        ours = evaluate(accepted, {**claims, TIME: end})
-        image = evaluate(bound, {**claims, TIME: end})
+        ours = holds(accepted, {**claims, TIME: end})
+        image = holds(bound, {**claims, TIME: end})
         if _whole(claims):
             for name, engine in loaded.items():
                 if (engine(token(claims)) and image) != ours:
