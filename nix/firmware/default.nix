@@ -37,57 +37,37 @@ let
     '';
   };
 
-  # A step inside that tree: a user namespace of its own, where the tree is the root and `work` the writable folder.
-  # Debian's programs then run as they are. Needs user namespaces inside the sandbox (docs/decisions/0083).
-  inside = args: script: toolkit.run ({
+  # A script of this folder inside that tree: a user namespace of its own, where the tree is the root and `work` the
+  # writable folder. Debian's programs then run as they are (docs/decisions/0083-firmware.md).
+  inside = script: { after, ... }@args: toolkit.run ({
     inherit tree files;
-    program = builtins.toFile "step.sh" script;
-    enter = builtins.toFile "enter.sh" ''
-      set -eu
-      for d in $tree/*; do
-        if [ -L $d ]; then ln -s $(readlink $d) root/; else mkdir -p root/''${d##*/}; mount -o rbind $d root/''${d##*/}; fi
-      done
-      mkdir -p root/proc root/dev root/tmp root/work root/nix root/edk2
-      for d in proc dev nix; do mount -o rbind /$d root/$d; done
-      mount -o rbind $PWD/work root/work
-      [ -z "''${prepared-}" ] || mount -o rbind $prepared root/edk2
-      exec chroot root /bin/sh -euc 'export HOME=/work TMPDIR=/tmp PATH=/usr/bin; cd /work; . '$program
-    '';
+    program = "${files}/${script}";
     script = ''
       mkdir -p root work
-      unshare -U -r -m sh $enter
-      ${args.after}
+      unshare -U -r -m sh $files/enter.sh
+      ${after}
     '';
+    allowedReferences = [ ];
   } // removeAttrs args [ "after" ]);
 
   # The patched source and the programs that the build itself needs, made once for both firmwares.
-  prepared = inside
-    {
-      name = "edk2-prepared";
-      source = source.seed;
-      packaging = packaging.seed;
-      allowedReferences = [ ];
-      after = "mv work/edk2 $out";
-    }
-    ''
-      . $files/prepare.sh
-    '';
+  prepared = inside "prepare.sh" {
+    name = "edk2-prepared";
+    source = source.seed;
+    packaging = packaging.seed;
+    after = "mv work/edk2 $out";
+  };
 
-  build = name: platform: image: inside
-    {
-      inherit name prepared platform image;
-      outputs = [ "out" "contents" ];
-      component = builtins.toJSON source.component;
-      inherit (toolkit) writers;
-      allowedReferences = [ ];
-      after = ''
-        cp work/$image $out
-        PYTHONPATH=$writers python3 $files/listing.py ${name} $out "$component" $contents
-      '';
-    }
-    ''
-      . $files/build.sh
+  build = name: platform: image: inside "build.sh" {
+    inherit name prepared platform image;
+    outputs = [ "out" "contents" ];
+    component = builtins.toJSON source.component;
+    inherit (toolkit) writers;
+    after = ''
+      cp work/$image $out
+      PYTHONPATH=$writers python3 $files/listing.py ${name} $out "$component" $contents
     '';
+  };
 in
 {
   inherit prepared;

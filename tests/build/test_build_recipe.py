@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +31,54 @@ def test_the_recipe_of_the_project():
     made = recipe.parse(GOOD)
     assert (made.name, made.version) == ("confidential-inference", "0.1.0")
     assert made.products == ("uki", "initramfs", "oci", "eif")
-    (platform,) = made.platforms
-    assert platform.shapes() == ((("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu")),)
-    assert {one.platform for one in made.left_out} == {"snp", "tdx", "sgx", "nitro", "cca"}
+    vtpm, snp, tdx = made.platforms
+    assert vtpm.shapes() == ((("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu")),)
+    assert len(snp.shapes()) == 2 * 3 * 4
+    assert snp.shapes()[0] == (
+        ("guest_features", 1),
+        ("vcpu_type", "EPYC-v4"),
+        ("vcpus", 1),
+        ("vmm", "qemu"),
+    )
+    assert [dict(shape)["page_order"] for shape in tdx.shapes()] == ["one-pass", "two-pass"]
+    assert {one.platform for one in made.left_out} == {"aws-nitro", "intel-sgx", "arm-cca"}
     assert made.text == GOOD
+
+
+def test_the_firmware_that_the_recipe_names_is_the_released_one():
+    """By digest, and the lock's file is in the checkout: nothing else could be measured."""
+    released = json.loads((ROOT / "nix/lock/released.json").read_bytes())
+    pinned = {f"sha256:{seed['sha256']}": seed for seed in released["seeds"]}
+    named = [file for _, file in recipe.parse(GOOD).firmware if file.startswith("sha256:")]
+    assert sorted(named) == sorted(pinned)
+    for digest, seed in pinned.items():
+        data = (ROOT / "nix" / seed["path"]).read_bytes()
+        assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
+    made_from = {one["sha256"] for seed in released["seeds"] for one in seed["materials"]}
+    source = json.loads((ROOT / "nix/lock/edk2.json").read_bytes())
+    assert made_from == {seed["sha256"] for seed in source["seeds"]}
+
+
+def test_firmware_has_a_recipe_of_its_own():
+    made = recipe.parse((ROOT / "build/firmware.yaml").read_bytes())
+    assert made.products == ("ovmf-amdsev", "ovmf-inteltdx")
+    assert not made.is_image
+    assert [role for role, _ in made.locks] == ["busybox", "edk2", "python", "toolchain"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"products": ["ovmf-amdsev", "initramfs"]}, "want firmware alone, or an image alone"),
+        ({"firmware": {"ovmf": "usr/share/ovmf/OVMF.fd"}}, "firmware: want nothing: firmware is no image"),
+        ({"left_out": [{"platform": "arm-cca", "reason": "x"}]}, "left_out: want nothing"),
+        ({"locks": {"busybox": "busybox", "python": "python"}}, "want this field, got nothing"),
+    ],
+)
+def test_a_firmware_recipe_holds_firmware_alone(change, message):
+    doc = yaml.safe_load((ROOT / "build/firmware.yaml").read_bytes()) | change
+    with pytest.raises(Malformed, match=message):
+        recipe.parse(text(doc))
 
 
 def test_nix_gets_only_what_it_builds_from():
@@ -124,6 +169,9 @@ WRONG = [
     ("firmware", {"ovmf": "/etc/shadow"}, Malformed),
     ("firmware", {"ovmf": "usr/./share"}, Malformed),
     ("firmware", {"../x": "usr/share/x.fd"}, Malformed),
+    ("firmware", {"ovmf": "sha256:" + "A" * 64}, Malformed),
+    ("firmware", {"ovmf": "sha256:00"}, Malformed),
+    ("firmware", {"ovmf": 7}, Malformed),
     ("firmware", {"other": "usr/share/ovmf/OVMF.fd"}, Malformed),
     ("command_lines", {"uki": "console=ttyS0"}, Malformed),
     ("command_lines", {"uki": "a\nb", "eif": "c"}, Malformed),
@@ -143,7 +191,8 @@ def test_wrong_values_are_refused(name, value, error):
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
-        ("platform", "snp", Malformed),  # also left out
+        ("platform", "amd-sev-snp", Malformed),  # which has other fields
+        ("platform", "intel-sgx", Unsupported),  # no machine: it can only be left out
         ("platform", "sev", Unsupported),
         ("vmm", "firecracker", Unsupported),
         ("ram_mib", 63, Malformed),
@@ -166,15 +215,50 @@ def test_wrong_platforms_are_refused(name, value, error):
 
 def test_a_platform_is_never_left_out_by_silence():
     doc = document()
-    doc["left_out"] = [one for one in doc["left_out"] if one["platform"] != "snp"]
+    doc["left_out"] = [one for one in doc["left_out"] if one["platform"] != "aws-nitro"]
     with pytest.raises(
-        Malformed, match="want snp once: measured for, or left out with a reason, got nothing"
+        Malformed, match="want aws-nitro once: measured for, or left out with a reason, got nothing"
     ):
         recipe.parse(text(doc))
 
 
+@pytest.mark.parametrize(
+    ("index", "name", "value", "error"),
+    [
+        (1, "guest_features", [0], Malformed),
+        (1, "guest_features", [1 << 64], Malformed),
+        (1, "vcpu_types", [], Malformed),
+        (1, "vcpu_types", ["EPYC v4"], Malformed),
+        (1, "vcpus", [1, 1], Malformed),
+        (1, "vmm", "ec2", Unsupported),  # its launch digest does not cover the image
+        (1, "ram_mib", 512, Malformed),  # the digest does not depend on it
+        (2, "page_orders", ["three-pass"], Malformed),
+        (2, "page_orders", [], Malformed),
+        (2, "firmware", "seabios", Malformed),
+    ],
+)
+def test_shapes_of_each_platform_have_their_own_fields(index, name, value, error):
+    doc = document()
+    doc["platforms"][index][name] = value
+    with pytest.raises(error, match="recipe: "):
+        recipe.parse(text(doc))
+
+
+def test_an_enclave_has_no_firmware_and_one_shape():
+    doc = document()
+    doc["left_out"] = [one for one in doc["left_out"] if one["platform"] != "aws-nitro"]
+    doc["platforms"].append({"platform": "aws-nitro", "vmm": "nitro"})
+    enclave = recipe.parse(text(doc)).platforms[-1]
+    assert (enclave.firmware, enclave.shapes()) == ("", ((("vmm", "nitro"),),))
+    doc["products"].remove("eif")
+    del doc["command_lines"]["eif"]
+    with pytest.raises(Malformed, match="platforms aws-nitro: want the product eif"):
+        recipe.parse(text(doc))
+
+
 def test_an_image_without_command_lines_takes_none():
-    doc = document() | {"products": ["initramfs"], "command_lines": {}}
+    left = [{"platform": name, "reason": "no product starts there"} for name in recipe.PLATFORMS]
+    doc = document() | {"products": ["initramfs"], "command_lines": {}, "platforms": [], "left_out": left}
     assert recipe.parse(text(doc)).command_lines == ()
 
 
@@ -188,7 +272,7 @@ def test_recipes_keep_the_published_schema(path):
 def test_the_published_schema_takes_no_more_than_the_reader_says(name, value, error):
     between_fields = (
         name in ("platforms", "left_out")
-        or value in (["uki", "eif"], {"other": "usr/share/ovmf/OVMF.fd"})
+        or value in (["uki", "eif"], {"other": "usr/share/ovmf/OVMF.fd"}, {})
         or value == {"uki": "console=ttyS0"}
     )
     if not between_fields:

@@ -262,7 +262,9 @@ def test_a_shape_that_can_not_be_is_refused(values, code):
 
 
 def test_platforms_are_known_and_named_once():
-    with pytest.raises(Unsupported, match="platform: want one of qemu-vtpm, got sgx-9000"):
+    with pytest.raises(
+        Unsupported, match="platform: want one of qemu-vtpm, amd-sev-snp, intel-tdx, aws-nitro, got sgx-9000"
+    ):
         measure_release(uki(), FIRMWARE, [replace(SHAPE, platform="sgx-9000")], None, "test")
     for platforms in ([], [SHAPE, SHAPE]):
         with pytest.raises(Misuse, match="want at least one, each once"):

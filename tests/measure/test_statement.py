@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.formats import intoto
-from tallystick.measure.records import Event, Measurement, WaivedRegister
+from tallystick.measure.records import NO_FIRMWARE, Event, Measurement, WaivedRegister
 from tallystick.measure.statement import PREDICATE_TYPE, conditions_digest, from_statement, to_statement
 
 PATH = "products/uki.efi"
@@ -78,9 +78,21 @@ def test_the_statement_has_the_shape_others_rely_on():
 @pytest.mark.parametrize(
     "measurements", [[], [ONE, replace(TWO, image=Digest.of(b"other"))], [ONE, replace(TWO, calculator="x")]]
 )
-def test_one_statement_is_about_one_image_by_one_calculator(measurements):
-    with pytest.raises(ValueError, match="about one image, by one calculator"):
+def test_a_statement_has_a_path_for_each_image_and_one_calculator(measurements):
+    with pytest.raises(ValueError, match="one path for each image, and one calculator"):
         to_statement(measurements, PATH)
+    with pytest.raises(ValueError, match=r"one calculator|no path for sha256:"):
+        to_statement(measurements, {ONE.image: PATH})
+
+
+def test_tuples_of_several_images_name_the_one_that_each_is_of():
+    enclave = replace(ONE, platform="aws-nitro", image=Digest.of(b"enclave"), firmware=NO_FIRMWARE)
+    data = to_statement([ONE, enclave], {ONE.image: PATH, enclave.image: "products/image.eif"})
+    assert read(data) == (ONE, enclave)
+    document = json.loads(data)
+    assert [subject["name"] for subject in document["subject"]] == ["products/image.eif", PATH]
+    targets = [attribute["target"]["name"] for attribute in document["predicate"]["attributes"]]
+    assert targets == [PATH, "products/image.eif"]
 
 
 def edited(*path: str | int, value: object = None, resign: bool = True) -> bytes:

@@ -100,12 +100,12 @@ def write(
     products = {name: file.read_bytes() for name, file in made.files}
     firmware = {name: file.read_bytes() for name, file in made.firmware}
     covered = statements.coverage(made.build, products)
-    image = products[statements.IMAGE]
     written = {
         "sbom": statements.sbom(made.build, covered),
         "provenance": statements.provenance(made.build, builder_id, source),
-        "measurements": statements.measurements(order.recipe, image, firmware, init_data),
     }
+    if order.recipe.is_image:
+        written["measurements"] = statements.measurements(order.recipe, products, firmware, init_data)
     for name, data in written.items():
         write_file(folder / "statements" / f"{name}.json", data)
     if init_data is not None:

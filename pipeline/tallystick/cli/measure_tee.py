@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli import launch_options
+from tallystick.cli.launch_options import number
 from tallystick.cli.output import JsonFlag, emit
 from tallystick.core.errors import Misuse
 
 if TYPE_CHECKING:
+    from tallystick.core.digests import Digest
     from tallystick.formats.ovmf import Firmware
-    from tallystick.measure.snp import KernelHashes, SnpShape
+    from tallystick.measure.snp import KernelHashes
+    from tallystick.measure.steps import Step
 
 Explain = Annotated[bool, typer.Option("--explain", help="Print every step that leads to the value.")]
 FirmwareFile = Annotated[Path | None, typer.Option("--firmware", "--ovmf", help="The firmware file.")]
@@ -43,54 +48,74 @@ def snp(
     append: Cmdline = "",
     svsm: Annotated[Path | None, typer.Option(help="COCONUT-SVSM image below the firmware.")] = None,
     vars_size: Annotated[int, typer.Option(help="Size of the OVMF_VARS file, with --svsm.")] = 0,
+    id_key: Annotated[
+        Path | None,
+        typer.Option(help="Key that signs the ID block (P-384, PEM or DER): its digest is printed."),
+    ] = None,
+    author_key: Annotated[Path | None, typer.Option(help="Key that signs the ID key.")] = None,
+    policy: Annotated[str, typer.Option(help="GUEST_POLICY of the ID block.")] = "0x30000",
     explain: Explain = False,
     as_json: JsonFlag = False,
 ) -> None:
     """AMD SEV-SNP: the launch digest (MEASUREMENT)."""
     from tallystick.formats import ovmf
     from tallystick.measure import snp as calculator
+    from tallystick.measure.steps import of_snp
 
     data = ovmf.parse(_read(firmware or file, "firmware"))
-    shapes = _snp_shapes(vcpus, vcpu_type, vcpu_sig, vmm, guest_features)
+    shapes = launch_options.snp_shapes(vcpus, vcpu_type, vcpu_sig, vmm, guest_features)
     hashes = _kernel_hashes(kernel, initrd, append)
+    steps: tuple[calculator.Step, ...] = ()
     if svsm is not None:
         if hashes is not None:
             raise Misuse("--svsm and --kernel: the SVSM's metadata has no place for kernel hashes")
         below = ovmf.parse(_read(svsm, "SVSM"))
-        values = [
-            calculator.svsm_launch_digest(
+        under = [
+            calculator.explain_svsm(
                 data, below, variables_bytes=vars_size, vcpus=s.vcpus, vcpu_signature=s.vcpu_signature
-            ).hex
+            )
             for s in shapes
         ]
+        digests, steps = [digest for digest, _ in under], under[0][1]
     else:
-        image = calculator.launch_image(data)
-        values = [digest.hex for digest in calculator.launch_digests(image, shapes, hashes)]
-    document: dict[str, Any] = {"measurement": values[0]}
-    if len(shapes) > 1:
-        document = {
-            "measurements": [
-                {
-                    "vcpus": s.vcpus,
-                    "vcpu_signature": s.vcpu_signature,
-                    "vmm": s.vmm.value,
-                    "measurement": value,
-                }
-                for s, value in zip(shapes, values, strict=True)
-            ]
-        }
-    words = "\n".join(values)
-    if explain and svsm is None:
-        steps = calculator.explain(data, shapes[0], hashes)[1]
-        document["steps"] = [
-            {"what": s.what, "gpa": f"{s.gpa:#x}", "pages": s.pages, "digest": s.digest} for s in steps
-        ]
-        words = (
-            "\n".join(f"{s.gpa:#016x} {s.pages:6d} pages  {s.digest[:16]}…  {s.what}" for s in steps)
-            + "\n"
-            + words
-        )
-    emit(document, words, as_json=as_json)
+        digests = list(calculator.launch_digests(calculator.launch_image(data), shapes, hashes))
+        if explain:
+            steps = calculator.explain(data, shapes[0], hashes)[1]
+    values = [digest.hex for digest in digests]
+    document = launch_options.snp_document(shapes, values)
+    lines = list(values)
+    identity = _id_values(digests[0], id_key, author_key, number(policy, "--policy"))
+    document |= identity
+    lines += [f"{name:17}  {value}" for name, value in identity.items()]
+    if explain:
+        _explain(document, lines, of_snp(steps))
+    emit(document, "\n".join(lines), as_json=as_json)
+
+
+def _id_values(
+    measurement: Digest, id_key: Path | None, author_key: Path | None, policy: int
+) -> dict[str, str]:
+    """Return what a report carries when the launch is bound to these keys, and the ID block that they sign."""
+    from tallystick.measure.snp_id import IdBlock, key_digest
+
+    found: dict[str, str] = {}
+    if id_key is not None:
+        block = IdBlock(measurement=measurement, policy=policy).data()
+        found = {"id_block": block.hex(), "id_key_digest": key_digest(_read(id_key, "ID key"), "ID key").hex}
+    if author_key is not None:
+        if id_key is None:
+            raise Misuse("--author-key: the author's key signs the ID key; name it with --id-key")
+        found["author_key_digest"] = key_digest(_read(author_key, "author key"), "author key").hex
+    return found
+
+
+def _explain(document: dict[str, Any], lines: list[str], steps: Iterable[Step]) -> None:
+    """Put the steps into the document, and before the lines."""
+    from tallystick.cli import measure_steps
+
+    found = tuple(steps)
+    document["steps"] = measure_steps.document(found)
+    lines[:] = [*measure_steps.lines(found), "", *lines]
 
 
 def tdx(
@@ -107,8 +132,11 @@ def tdx(
     as_json: JsonFlag = False,
 ) -> None:
     """Intel TDX: MRTD in both page orders, and the RTMRs that the given inputs determine (null for the others)."""
+    from tallystick.core.digests import Algorithm, Digest
     from tallystick.formats import ovmf
+    from tallystick.measure import steps
     from tallystick.measure import tdx as calculator
+    from tallystick.measure.records import Event
 
     data = ovmf.parse(_read(firmware or file, "firmware"))
     found = calculator.mrtd(data)
@@ -136,32 +164,43 @@ def tdx(
         f"RTMR{i}          {value or 'not determined by these inputs'}" for i, value in enumerate(registers)
     ]
     if explain:
-        document["events"] = {f"rtmr{i}": [e.hex() for e in events[i]] for i in sorted(events)}
-        lines += [f"RTMR{i} event    {event.hex()}" for i in sorted(events) for event in events[i]]
+        told = [
+            Event(register=i, digest=Digest(Algorithm.SHA384, event), what=what)
+            for i in sorted(events)
+            for event, what in zip(events[i], calculator.event_names(i, len(events[i])), strict=True)
+        ]
+        _explain(document, lines, (*steps.of_mrtd(data), *steps.of_events(told, Algorithm.SHA384, "RTMR")))
     emit(document, "\n".join(lines), as_json=as_json)
 
 
 def sgx(
     file: Annotated[Path, typer.Argument(help="The enclave as an SGXS stream.")],
     sigstruct: Annotated[Path | None, typer.Option("--sigstruct", "--sig", help="Its SIGSTRUCT.")] = None,
+    explain: Explain = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Intel SGX: MRENCLAVE of a stream; MRSIGNER, when the SIGSTRUCT is given and belongs to it."""
     from tallystick.formats.sgx import parse_sigstruct
     from tallystick.measure import sgx as calculator
+    from tallystick.measure.steps import of_sgxs
 
-    enclave = calculator.mrenclave(_read(file, "enclave"))
+    stream = _read(file, "enclave")
+    enclave = calculator.mrenclave(stream)
     signer = None
     if sigstruct is not None:
         signed = parse_sigstruct(_read(sigstruct, "SIGSTRUCT"))
         calculator.check(signed, enclave)
         signer = calculator.mrsigner(signed).hex
-    words = f"MRENCLAVE  {enclave.hex}\nMRSIGNER   {signer or 'needs --sigstruct'}"
-    emit({"mrenclave": enclave.hex, "mrsigner": signer}, words, as_json=as_json)
+    document: dict[str, Any] = {"mrenclave": enclave.hex, "mrsigner": signer}
+    lines = [f"MRENCLAVE  {enclave.hex}", f"MRSIGNER   {signer or 'needs --sigstruct'}"]
+    if explain:
+        _explain(document, lines, of_sgxs(stream))
+    emit(document, "\n".join(lines), as_json=as_json)
 
 
 def nitro(
     file: Annotated[Path, typer.Argument(help="The enclave image file (EIF).")],
+    explain: Explain = False,
     as_json: JsonFlag = False,
 ) -> None:
     """AWS Nitro Enclaves: PCR0, PCR1, PCR2 and PCR8 of an image."""
@@ -170,15 +209,25 @@ def nitro(
     from tallystick.core.files import file_digest
     from tallystick.formats import eif
     from tallystick.measure import nitro as calculator
+    from tallystick.measure.steps import of_eif
 
     if not file.is_file() or file.stat().st_size == 0:
         file_digest(file)  # names what is wrong with the path
         eif.parse(b"")
     with file.open("rb") as stream:  # the mapping closes with its last view, which an error may still hold
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    found = calculator.pcrs(eif.parse(memoryview(mapped)))
-    values = {"pcr0": found.pcr0.hex, "pcr1": found.pcr1.hex, "pcr2": found.pcr2.hex, "pcr8": found.pcr8.hex}
-    emit(values, "\n".join(f"{name.upper()}  {value}" for name, value in values.items()), as_json=as_json)
+    image = eif.parse(memoryview(mapped))
+    found = calculator.pcrs(image)
+    values: dict[str, Any] = {
+        "pcr0": found.pcr0.hex,
+        "pcr1": found.pcr1.hex,
+        "pcr2": found.pcr2.hex,
+        "pcr8": found.pcr8.hex,
+    }
+    lines = [f"{name.upper()}  {value}" for name, value in values.items()]
+    if explain:
+        _explain(values, lines, of_eif(image))
+    emit(values, "\n".join(lines), as_json=as_json)
 
 
 def cca(
@@ -192,10 +241,12 @@ def cca(
     ripas: Annotated[list[str], typer.Option(help="BASE:TOP made RAM; repeatable.")] = [],  # noqa: B006
     data: Annotated[list[str], typer.Option(help="ADDRESS:FILE put there; repeatable.")] = [],  # noqa: B006
     rec: Annotated[list[str], typer.Option(help="FLAGS:PC[:X0,X1,…] of a vCPU; repeatable.")] = [],  # noqa: B006
+    explain: Explain = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Arm CCA: the Realm Initial Measurement. Steps run in the order RAM ranges, contents, vCPUs."""
     from tallystick.measure import cca as calculator
+    from tallystick.measure.steps import of_realm
 
     realm = calculator.RealmParams(
         s2sz=s2sz,
@@ -204,22 +255,26 @@ def cca(
         hash_algorithm=hash_algorithm,
         sve_vl=sve_vl,
         pmu_num_ctrs=pmu,
-        flags=_number(flags, "--flags"),
+        flags=number(flags, "--flags"),
     )
     steps: list[calculator.Step] = []
     for text in ripas:
         base, top = _pair(text, "--ripas")
-        steps.append(calculator.InitRipas(base=_number(base, "--ripas"), top=_number(top, "--ripas")))
+        steps.append(calculator.InitRipas(base=number(base, "--ripas"), top=number(top, "--ripas")))
     for text in data:
         address, name = _pair(text, "--data")
-        steps += calculator.populate(_number(address, "--data"), _read(Path(name), "realm contents"))
+        steps += calculator.populate(number(address, "--data"), _read(Path(name), "realm contents"))
     for text in rec:
         first, rest = _pair(text, "--rec")
         pc, _, registers = rest.partition(":")
-        gprs = tuple(_number(value, "--rec") for value in registers.split(",") if value)
-        steps.append(calculator.RecCreate(flags=_number(first, "--rec"), pc=_number(pc, "--rec"), gprs=gprs))
+        gprs = tuple(number(value, "--rec") for value in registers.split(",") if value)
+        steps.append(calculator.RecCreate(flags=number(first, "--rec"), pc=number(pc, "--rec"), gprs=gprs))
     value = calculator.rim(realm, steps).hex()
-    emit({"rim": value}, f"RIM  {value}", as_json=as_json)
+    document: dict[str, Any] = {"rim": value}
+    lines = [f"RIM  {value}"]
+    if explain:
+        _explain(document, lines, of_realm(realm, steps))
+    emit(document, "\n".join(lines), as_json=as_json)
 
 
 def _read(path: Path | None, what: str) -> bytes:
@@ -230,40 +285,11 @@ def _read(path: Path | None, what: str) -> bytes:
     return read_file(path, what)
 
 
-def _number(text: str, option: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise Misuse(f"{option}: want a number such as 2 or 0x21, got {text[:40]}") from None
-
-
 def _pair(text: str, option: str) -> tuple[str, str]:
     first, colon, second = text.partition(":")
     if not colon:
         raise Misuse(f"{option}: want two values with a colon between them, got {text[:40]}")
     return first, second
-
-
-def _snp_shapes(vcpus: str, vcpu_type: str, vcpu_sig: str, vmm: str, guest_features: str) -> list[SnpShape]:
-    from tallystick.measure.snp import SnpShape, Vmm, vcpu_signature
-
-    try:
-        monitor = Vmm(vmm.lower())
-    except ValueError:
-        raise Misuse(f"--vmm: want qemu, ec2 or gce, got {vmm[:40]}") from None
-    signatures = [vcpu_signature(name) for name in vcpu_type.split(",") if name]
-    signatures += [_number(value, "--vcpu-sig") for value in vcpu_sig.split(",") if value]
-    if not signatures:
-        if monitor is Vmm.QEMU:
-            raise Misuse("--vcpu-type or --vcpu-sig: QEMU puts the vCPU's signature into the digest")
-        signatures = [0]
-    features = _number(guest_features, "--guest-features")
-    counts = [_number(count, "--vcpus") for count in vcpus.split(",")]
-    return [
-        SnpShape(vcpus=count, vcpu_signature=signature, guest_features=features, vmm=monitor)
-        for signature in signatures
-        for count in counts
-    ]
 
 
 def _kernel_hashes(kernel: Path | None, initrd: Path | None, append: str) -> KernelHashes | None:

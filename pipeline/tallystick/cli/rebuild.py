@@ -108,22 +108,27 @@ def rebuilt_artifacts(folder: Path, index: Index, rebuilt: Rebuilt) -> Artifacts
 
     They are of the released image and firmware, which were found to be the rebuilt ones before this is called.
     """
-    from tallystick.build.recipe import parse
+    from tallystick.build.recipe import IMAGES, parse
     from tallystick.cli import statements
     from tallystick.core.digests import Digest
     from tallystick.core.files import read_file
     from tallystick.release import links
     from tallystick.release.layout_lint import MEASUREMENTS
 
-    init_data = folder / statements.INIT_DATA_FILE
-    measured = statements.measurements(
-        parse(rebuilt.build.recipe),
-        read_file(folder / dict(index.products)[statements.IMAGE], "image"),
-        {one.name: read_file(folder / one.path, "firmware") for one in rebuilt.build.firmware},
-        read_file(init_data, "init-data", max_bytes=1 << 20) if init_data.is_file() else None,
-    )
     products = {product.path: product.digest for product in rebuilt.build.products}
-    products[MEASUREMENTS] = Digest.of(measured)
+    if "measurements" in dict(index.statements):  # a release of firmware alone has none
+        init_data = folder / statements.INIT_DATA_FILE
+        measured = statements.measurements(
+            parse(rebuilt.build.recipe),
+            {
+                name: read_file(folder / path, "image")
+                for name, path in index.products
+                if name in IMAGES.values()
+            },
+            {one.name: read_file(folder / one.path, "firmware") for one in rebuilt.build.firmware},
+            read_file(init_data, "init-data", max_bytes=1 << 20) if init_data.is_file() else None,
+        )
+        products[MEASUREMENTS] = Digest.of(measured)
     return links.Artifacts(
         materials=links.expected(index).materials, products=tuple(sorted(products.items()))
     )

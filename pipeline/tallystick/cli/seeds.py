@@ -17,6 +17,7 @@ app = command_app("Update, fetch or bundle the pinned inputs of a build.")
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe whose locks are meant.")]
 _RECIPE = Path("build/confidential-inference.yaml")
+_FIRMWARE = Path("build/firmware.yaml")
 
 
 @app.command()
@@ -26,7 +27,7 @@ def fetch(recipe: RecipeFile = _RECIPE, as_json: JsonFlag = False) -> None:
 
     order = make.order(recipe, seeds.cache_folder())
     locks = [lock for _, lock in order.locks]
-    seeds.fetch(locks, order.cache, progress)
+    seeds.fetch(locks, order.cache, progress, order.project.released)
     _emit(order.cache, locks, as_json=as_json)
 
 
@@ -44,10 +45,49 @@ def bundle(
     locks = [lock for _, lock in order.locks]
     if out.exists() and any(out.iterdir()) and not (out / seeds.LOCKS).is_dir():
         raise Misuse(f"{out} exists and is not a seed bundle", code="seeds.out")
-    seeds.fetch(locks, order.cache, progress)
+    seeds.fetch(locks, order.cache, progress, order.project.released)
     with whole_folder(out) as folder:
         seeds.bundle(order.locks, order.cache, folder)
     _emit(out, locks, as_json=as_json)
+
+
+@app.command()
+def adopt(
+    release: Annotated[Path, typer.Argument(help="A firmware release that `tally build` made.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe that built it.")] = _FIRMWARE,
+    name: Annotated[str, typer.Option(help="The lock file to write, without .json.")] = "released",
+    as_json: JsonFlag = False,
+) -> None:
+    """Pin the files of a firmware release in this checkout, so that recipes can name them by digest.
+
+    The release's files are compared with its index; whether it is genuine is the question of `tally verify`.
+    """
+    from tallystick.build import lock, project, released
+    from tallystick.core.files import read_file, write_file
+    from tallystick.release import index as indexes
+
+    where = project.of_recipe(recipe)
+    index = indexes.read(release)
+    indexes.check(release, index)
+    paths = dict(index.products)
+    lists = {one: read_file(release / f"contents/{one}.json", "contents list") for one in paths}
+    made = released.lock_of(
+        recipe=f"build/{recipe.name}",
+        release=index.digest,
+        version=index.version,
+        products={one: read_file(release / path, "firmware") for one, path in paths.items()},
+        lists=lists,
+        provenance=read_file(release / "statements/provenance.json", "provenance", max_bytes=256 << 20),
+    )
+    for seed in made.seeds:
+        write_file(where.released / seed.file, read_file(release / paths[seed.package], "firmware"))
+    write_file(where.locks / f"{name}.json", lock.dumps(made))
+    lines = [f"{seed.digest}  {seed.file}" for seed in made.seeds]
+    emit(
+        {"lock": f"{name}.json", "files": {seed.file: str(seed.digest) for seed in made.seeds}},
+        "\n".join(lines),
+        as_json=as_json,
+    )
 
 
 @app.command()

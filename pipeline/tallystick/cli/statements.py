@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from tallystick.provenance.make import Source
     from tallystick.sbom.coverage import Coverage
 
-IMAGE = "uki"  # the product whose launch is measured
 INIT_DATA_FILE = "init-data.toml"
 
 
 def measurements(
-    recipe: Recipe, image: bytes, firmware: Mapping[str, bytes], init_data: bytes | None
+    recipe: Recipe, products: Mapping[str, bytes], firmware: Mapping[str, bytes], init_data: bytes | None
 ) -> bytes:
     """Return the statement with one release tuple for each platform and launch shape of ``recipe``.
 
     Args:
+        products: bytes of each product that a platform starts, by name; others may be among them.
         firmware: bytes of each firmware file, by its name in the recipe.
-        init_data: the document that the guest extends into PCR 8, or None when it gets none.
+        init_data: the document that the guest is bound to, or None when it gets none.
 
     Raises:
         Misuse: the recipe has no platform. Malformed, Unsupported: as ``measure.predict``.
     """
     from tallystick import __version__
-    from tallystick.build.recipe import PRODUCTS
+    from tallystick.build.recipe import IMAGES, PRODUCTS
     from tallystick.core.digests import Digest
     from tallystick.handshake import initdata
     from tallystick.measure.predict import measure_release
@@ -44,11 +44,13 @@ def measurements(
     found: list[Measurement] = []
     for platform in recipe.platforms:
         shapes = [LaunchShape.of(platform.platform, dict(values)) for values in platform.shapes()]
-        launched = firmware[platform.firmware]
+        launched = firmware[platform.firmware] if platform.firmware else b""
+        image = products[IMAGES[platform.platform]]
         found += measure_release(image, launched, shapes, digest, f"tallystick {__version__}")
     if not found:
         raise Misuse("the recipe measures the image for no platform", code="platforms.none-or-twice")
-    return to_statement(found, PRODUCTS[IMAGE])
+    used = sorted({IMAGES[platform.platform] for platform in recipe.platforms})
+    return to_statement(found, {Digest.of(products[name]): PRODUCTS[name] for name in used})
 
 
 def coverage(build: Build, products: Mapping[str, bytes]) -> tuple[Coverage, ...]:

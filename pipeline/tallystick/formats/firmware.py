@@ -79,6 +79,23 @@ def parse(data: bytes | memoryview) -> Firmware:
     return Firmware(pei=found[_PEI_CORE][0], dxe=found[_DXE_CORE][0])
 
 
+def modules(data: bytes | memoryview) -> frozenset[uuid.UUID]:
+    """Return the name of every file in every volume of the firmware image ``data``, packed ones included.
+
+    Raises:
+        Malformed: a volume, file or section breaks the format, or unpacks to more than any firmware's.
+    """
+    view = memoryview(data).toreadonly()
+    if len(view) > MAX_IMAGE_BYTES:
+        raise Malformed(_WHAT, at="size", want=f"at most {MAX_IMAGE_BYTES} bytes", got=f"{len(view)}")
+    found: set[uuid.UUID] = set()
+    for packed in _packed_sections(view):
+        for kind, content in _sections(_unpack(packed)):
+            if kind == _FIRMWARE_VOLUME_IMAGE:
+                found |= {file.guid for file in files(content)}
+    return frozenset(found)
+
+
 def files(volume: memoryview) -> Iterator[File]:
     """Give the files of ``volume``, padding left out.
 

@@ -74,8 +74,17 @@ def rim(realm: RealmParams, steps: Iterable[Step] = ()) -> bytes:
         raise Unsupported("realm", at="hash algorithm", want="sha256 or sha512", got=realm.hash_algorithm)
     measurement = _hash(realm, _params(realm))
     for step in steps:
-        measurement = _hash(realm, _descriptor(realm, measurement, step))
+        measurement = extended(realm, measurement, step)
     return measurement
+
+
+def extended(realm: RealmParams, measurement: bytes, step: Step) -> bytes:
+    """Return the RIM after one more ``step``.
+
+    Raises:
+        Malformed: parameters outside their fields.
+    """
+    return _hash(realm, _descriptor(realm, measurement, step))
 
 
 def populate(ipa: int, data: bytes) -> tuple[DataCreate, ...]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Misuse, Unsupported
 from tallystick.formats import firmware as firmware_format
+from tallystick.formats import uki as uki_format
 from tallystick.formats.firmware import Firmware
 from tallystick.measure.firmwares import FirmwareModel, Machine, known, pei_volume_as_measured
 from tallystick.measure.records import Event, Measurement, WaivedRegister
 from tallystick.measure.registers import extend, initial, replay
 from tallystick.measure.shapes import LaunchShape
-from tallystick.measure.uki import CALLING, SEPARATOR, ImageEvents
+from tallystick.measure.uki import CALLING, SEPARATOR, ImageEvents, image_events
 
 PLATFORM, EVIDENCE_KIND, VMM = "qemu-vtpm", "tpm-quote", "qemu"
 INIT_DATA_PCR, IMA_PCR = 8, 10
@@ -126,6 +127,25 @@ def init_data_event(digest: Digest) -> Event:
 def pcr_claims(events: tuple[Event, ...]) -> tuple[tuple[str, str], ...]:
     """Return the registers after ``events`` as claims: ``pcr00`` and so on, sorted."""
     return tuple((f"pcr{number:02}", value.hex) for number, value in sorted(replay(events).items()))
+
+
+def measure(
+    image: bytes,
+    firmware: bytes,
+    shapes: Sequence[LaunchShape],
+    init_data: Digest | None,
+    calculator: str,
+) -> tuple[Measurement, ...]:
+    """Return one tuple for each shape of the unified kernel image ``image`` under ``firmware``.
+
+    Raises:
+        Misuse: a shape with other names. Malformed, Unsupported: as :func:`machine`, and for what is not known.
+    """
+    for shape in shapes:
+        machine(shape)
+    events = image_events(uki_format.parse(image))
+    measured, digest = MeasuredFirmware.of(firmware), Digest.of(image)
+    return tuple(measurement(events, digest, measured, shape, init_data, calculator) for shape in shapes)
 
 
 def measurement(

@@ -7,6 +7,9 @@ from datetime import datetime
 
 from tallystick.core.digests import Digest
 
+# What a tuple names where the platform starts the image itself: the digest of no bytes at all.
+NO_FIRMWARE = Digest.of(b"")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -34,7 +37,7 @@ class Measurement:
     platform: str  # "qemu-vtpm"; names the module that predicts and the evidence kind that must match
     evidence_kind: str  # "tpm-quote"
     image: Digest  # sha256 of the measured image file
-    firmware: Digest  # sha256 of the firmware file
+    firmware: Digest  # sha256 of the firmware file, or NO_FIRMWARE
     shape: tuple[tuple[str, int | str], ...]  # sorted: (("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu"))
     values: tuple[tuple[str, str], ...]  # claim name -> lower-case hex, sorted: (("pcr00", "…"), …)
     waived: tuple[WaivedRegister, ...]

@@ -7,7 +7,7 @@ docs/decisions/0013-measurements-as-scai.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,26 +25,30 @@ _WAIVED = ("decided_by", "decision", "name", "until")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
-def to_statement(measurements: Sequence[Measurement], image_path: str) -> bytes:
-    """Return the statement (RFC 8785 bytes) that carries ``measurements``, all of one image.
+def to_statement(measurements: Sequence[Measurement], images: Mapping[Digest, str] | str) -> bytes:
+    """Return the statement (RFC 8785 bytes) that carries ``measurements``.
 
     Args:
-        image_path: the image's path in the release: ``products/uki.efi``.
+        images: each image's path in the release, by its digest: ``products/uki.efi``; or one path for one image.
 
     Raises:
-        ValueError: no measurement, or of several images or calculators: a caller's bug.
+        ValueError: no measurement, an image without a path, or several calculators: a caller's bug.
     """
-    images = {measurement.image for measurement in measurements}
+    measured = dict.fromkeys(measurement.image for measurement in measurements)
     calculators = {measurement.calculator for measurement in measurements}
-    if len(images) != 1 or len(calculators) != 1:
-        raise ValueError("a measurement statement is about one image, by one calculator")
-    image, calculator = images.pop(), calculators.pop()
-    digests = {image.algorithm.label: image.hex}
+    if len(calculators) != 1 or (isinstance(images, str) and len(measured) != 1):
+        raise ValueError("a measurement statement has one path for each image, and one calculator")
+    paths = dict.fromkeys(measured, images) if isinstance(images, str) else images
+    if missing := [image for image in measured if image not in paths]:
+        raise ValueError(f"no path for {missing[0]}")
+    calculator = calculators.pop()
+    subjects = [(paths[image], {image.algorithm.label: image.hex}) for image in measured]
+    named = dict(zip(measured, subjects, strict=True))
     predicate = {
-        "attributes": [_attribute(measurement, image_path, digests) for measurement in measurements],
+        "attributes": [_attribute(measurement, *named[measurement.image]) for measurement in measurements],
         "producer": {"name": calculator, "uri": _PRODUCER},
     }
-    return intoto.make([(image_path, digests)], PREDICATE_TYPE, predicate)
+    return intoto.make(sorted(subjects), PREDICATE_TYPE, predicate)
 
 
 def from_statement(statement: intoto.Statement) -> tuple[Measurement, ...]:

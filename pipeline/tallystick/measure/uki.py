@@ -59,7 +59,7 @@ def image_events(uki: Uki) -> ImageEvents:
         Malformed: the inner kernel is not a PE image.
         Unsupported: a stub whose rules are not known, or a section whose effect is not.
     """
-    order = _order(uki)
+    order = known_sections(uki)
     digests = {name: _digest(uki.sections[name]) for name in order}
     inner = pe.authenticode(pe.parse(uki.sections[".linux"]))
     sections = tuple(_section_events(digests, order))
@@ -97,8 +97,12 @@ def _section_events(digests: dict[str, Digest], order: tuple[str, ...]) -> Itera
         yield _pcr(11, digests[name], f"EV_IPL: the content of {name}")
 
 
-def _order(uki: Uki) -> tuple[str, ...]:
-    """Return the sections that the stub of ``uki`` measures, in its order, when all effects are known."""
+def known_sections(uki: Uki) -> tuple[str, ...]:
+    """Return the sections that the stub of ``uki`` measures, in its order, when all effects are known.
+
+    Raises:
+        Unsupported: a stub, or a section, whose effect is not known.
+    """
     order = tuple(name for name in _known_order(uki.stub_version) if name in uki.sections)
     for name in _NOT_MODELLED:
         if name in uki.sections:
@@ -134,10 +138,13 @@ def _option_events(uki: Uki, digests: dict[str, Digest]) -> tuple[Event, ...]:
     return (options, _pcr(9, digests[".initrd"], "EV_EVENT_TAG: Linux initrd"))
 
 
-def _load_options(uki: Uki) -> Digest:
-    """Return the digest of .cmdline as the kernel receives it: each byte a UTF-16 unit, then a NUL.
+def command_line(uki: Uki) -> str:
+    """Return .cmdline as the kernel receives it.
 
-    The stub takes white space off its end first (mangle_stub_cmdline); PCR 11 has the section as it is.
+    The stub takes white space off its end (mangle_stub_cmdline); PCR 11 has the section as it is.
+
+    Raises:
+        Unsupported: a byte that is not printable ASCII.
     """
     cmdline = bytes(uki.sections[".cmdline"]).rstrip(b" \t\r\n")
     for offset, byte in enumerate(cmdline):
@@ -145,7 +152,12 @@ def _load_options(uki: Uki) -> Digest:
             raise Unsupported(
                 _WHAT, at=f"section .cmdline offset {offset}", want="printable ASCII", got=f"0x{byte:02x}"
             )
-    return Digest.of((cmdline.decode("ascii") + "\0").encode("utf-16-le"))
+    return cmdline.decode("ascii")
+
+
+def _load_options(uki: Uki) -> Digest:
+    """Return the digest of .cmdline as the kernel measures it: each byte a UTF-16 unit, then a NUL."""
+    return Digest.of((command_line(uki) + "\0").encode("utf-16-le"))
 
 
 def _digest(data: bytes | memoryview) -> Digest:
