@@ -14,6 +14,8 @@ from tallystick.core.files import file_digest, read_file
 from tallystick.core.findings import Finding
 from tallystick.formats import intoto, nixstore
 from tallystick.formats.intoto import Statement
+from tallystick.measure.records import Measurement
+from tallystick.measure.statement import from_statement
 from tallystick.provenance.check import Released
 from tallystick.release import index as release_index
 from tallystick.release.records import Index, IndexedFile
@@ -64,6 +66,12 @@ class ReleaseFolder:
         """Return the statement called ``name`` ("sbom"); errors as :meth:`read`, and Malformed."""
         path = f"statements/{name}.json"
         return intoto.parse(self.read(path), path)
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return every release tuple; a release of firmware alone has none."""
+        if "measurements" not in dict(self.index.statements):
+            return ()
+        return from_statement(self.statement("measurements"))
 
     def products(self) -> dict[str, bytes]:
         """Return the bytes of every product, by product name."""

@@ -12,7 +12,6 @@ from tallystick.broker.decisions import Kind
 from tallystick.broker.explaining import Explanation
 from tallystick.core.digests import Digest
 from tallystick.formats import cyclonedx
-from tallystick.measure import statement as measurement_statement
 from tallystick.measure.records import Measurement
 from tallystick.policy import document as policy_document
 from tallystick.provenance import check as provenance_check
@@ -56,7 +55,6 @@ def release(folder: ReleaseFolder, verified: VerifiedRelease | None = None) -> R
     if verified is not None and verified.digest != folder.index.digest:
         raise ValueError(f"{verified.digest} is not the release in {folder.path}")
     covered = {one.product: one for one in cover(folder.products(), folder.contents())}
-    measured = measurement_statement.from_statement(folder.statement("measurements"))
     return ReleaseView(
         name=folder.index.name,
         version=folder.index.version,
@@ -64,7 +62,7 @@ def release(folder: ReleaseFolder, verified: VerifiedRelease | None = None) -> R
         build=_build(folder),
         products=_products(folder, covered),
         sbom=_sbom(folder, covered.values()),
-        measurements=tuple(_measurement(one) for one in measured),
+        measurements=tuple(_measurement(one) for one in folder.measurements()),
         measurements_statement=folder.digest("statements/measurements.json"),
         signatures=_signatures(verified),
         rebuilds=_rebuilds(verified.quorum) if verified is not None else (),

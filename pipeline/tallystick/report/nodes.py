@@ -11,7 +11,7 @@ from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.formats import cyclonedx, drvgraph, slsa
-from tallystick.measure import statement as measurement_statement
+from tallystick.measure.records import NO_FIRMWARE, Measurement
 from tallystick.provenance import check as provenance_check
 from tallystick.provenance import make as provenance_make
 from tallystick.release import index as release_index
@@ -242,9 +242,8 @@ def _statements(folder: ReleaseFolder) -> Iterator[Node]:
     """Measurements on image and firmware, statements on products, the release on all, signatures on these."""
     products = {str(folder.digest(path)): f"product:{name}" for name, path in folder.index.products}
     firmware = {str(digest): f"firmware:{path}" for path, digest in folder.firmware_digests().items()}
-    measured = measurement_statement.from_statement(folder.statement("measurements"))
     tuples = []
-    for one in measured:
+    for one in folder.measurements():
         shape = ", ".join(f"{name} {value}" for name, value in one.shape)
         node = Node(
             id=f"measurement:{one.platform}:{shape}",
@@ -252,13 +251,16 @@ def _statements(folder: ReleaseFolder) -> Iterator[Node]:
             name=f"{one.platform}: {shape}",
             digest=str(folder.digest("statements/measurements.json")),
             where="statements/measurements.json",
-            rests_on=(products[str(one.image)], firmware[str(one.firmware)]),
+            rests_on=(products[str(one.image)], *_started_by(one, firmware)),
             aliases=tuple(value for _, value in one.values if value.strip("0")),
         )
         tuples.append(node.id)
         yield node
     everything = tuple(sorted(products.values()))
-    for name, below in (("sbom", everything), ("provenance", everything), ("measurements", tuple(tuples))):
+    rests_on = {"sbom": everything, "provenance": everything, "measurements": tuple(tuples)}
+    stated = [name for name, _ in folder.index.statements]
+    for name in stated:
+        below = rests_on[name]
         path = f"statements/{name}.json"
         stage = "measurement" if name == "measurements" else name
         yield Node(
@@ -271,10 +273,15 @@ def _statements(folder: ReleaseFolder) -> Iterator[Node]:
         name=f"{folder.index.name} {folder.index.version}",
         digest=str(folder.index.digest),
         where=release_index.FILE,
-        rests_on=("statement:measurements", "statement:provenance", "statement:sbom"),
+        rests_on=tuple(f"statement:{name}" for name in stated),
         aliases=(release_index.FILE,),
     )
     yield from _beside(folder)
+
+
+def _started_by(one: Measurement, firmware: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the node of the firmware; an enclave starts without one."""
+    return () if one.firmware == NO_FIRMWARE else (firmware[str(one.firmware)],)
 
 
 def _beside(folder: ReleaseFolder) -> Iterator[Node]:
@@ -296,12 +303,12 @@ def _measured(folder: ReleaseFolder) -> Iterator[Finding]:
     """Each release tuple is of a product and a firmware of this release."""
     products = set(folder.product_digests().values())
     firmware = set(folder.firmware_digests().values())
-    for one in measurement_statement.from_statement(folder.statement("measurements")):
+    for one in folder.measurements():
         if one.image not in products:
             yield Finding(
                 "trace.measurement.image", one.platform, "a product of this release", str(one.image)
             )
-        if one.firmware not in firmware:
+        if one.firmware not in {*firmware, NO_FIRMWARE}:
             yield Finding(
                 "trace.measurement.firmware", one.platform, "a firmware of this release", str(one.firmware)
             )
