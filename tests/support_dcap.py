@@ -87,6 +87,19 @@ def td(
     return body + (bytes([5, 1]) + bytes([3] * 14) + bytes(48) if v15 else b"")
 
 
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    rest = dict.fromkeys(
+        ("key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+    )
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        **rest,
+    )
+
+
 @dataclass
 class Certificate:
     key: ec.EllipticCurvePrivateKey
@@ -128,6 +141,8 @@ class Maker:
             .not_valid_before(self.window[0] - timedelta(days=300))
             .not_valid_after(self.window[1] + timedelta(days=3000))
             .add_extension(x509.BasicConstraints(authority, None), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(_usage(authority=authority), True)
         )
         if extension is not None:
             oid = x509.ObjectIdentifier(_SGX)
@@ -144,6 +159,8 @@ class Maker:
         for one in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(one.made.serial_number)
             builder = builder.add_revoked_certificate(entry.revocation_date(self.window[0]).build())
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+        builder = builder.add_extension(identifier, False).add_extension(x509.CRLNumber(1), False)
         return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def tcb_info(self, tee: str, status: str = "UpToDate", **changes: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli import evidence_bundle, evidence_fetch
+from tallystick.cli.evidence_bundle import BundleKey, TrustFile
 from tallystick.cli.output import JsonFlag, command_app, emit
 from tallystick.core.errors import Malformed, Misuse, Unsupported
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from tallystick.formats.eventlog import EventLog
 
 app = command_app("Verify or show attestation evidence.")
+app.command("bundle")(evidence_bundle.bundle)
+app.command("forecast")(evidence_bundle.forecast)
+app.command("fetch")(evidence_fetch.fetch)
+_PAYLOAD_TYPE = b"vnd.tallystick.endorsement-bundle"
 
 _MAX_BYTES = 64 << 20
 File = Annotated[Path, typer.Argument(help="The evidence file.")]
@@ -33,6 +39,8 @@ def verify(
     at: Annotated[
         str | None, typer.Option(help="The instant to judge at (RFC 3339); now by default.")
     ] = None,
+    trust: TrustFile = None,
+    bundle_key: BundleKey = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say whether evidence is genuine and what it claims; exit 5 when it is not."""
@@ -40,8 +48,15 @@ def verify(
     from tallystick.cli import clock
 
     moment, bound = clock.at(at), _nonce(nonce)
-    files = [_read(path, "endorsement") for path in endorsements or []]
-    claims = package.verify(kind, _read(file, "evidence"), files, nonce=bound, at=moment)
+    files, data = [_read(path, "endorsement") for path in endorsements or []], _read(file, "evidence")
+    if any(_PAYLOAD_TYPE in one for one in files):
+        from tallystick.cli.evidence_bundle import pinned
+        from tallystick.evidence import bundle
+
+        signers = pinned(trust, bundle_key)
+        claims = bundle.verify(kind, data, files, pinned=signers, nonce=bound, at=moment)
+    else:
+        claims = package.verify(kind, data, files, nonce=bound, at=moment)
     emit(_document(claims), "\n".join(_words(claims)), as_json=as_json)
 
 

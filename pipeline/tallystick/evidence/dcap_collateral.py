@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine
@@ -198,6 +199,9 @@ def intel_chain(pem: bytes, what: str) -> Chain:
         NotGenuine: no chain that holds.
     """
     certificates = load_certificates(pem, what)
+    again = b"".join(c.public_bytes(Encoding.PEM) for c in certificates)
+    if again.split() != pem.split():  # text between certificates, or an armour that hides one
+        raise Malformed(what, at="PEM", want="certificates and nothing else", got="other text")
     chain = build_chain(certificates[0], certificates[1:], [roots.certificate(ROOT)])
     if chain is None:
         raise bad("certificate.chain", what, f"a chain to {ROOT}", "none that holds")

@@ -23,7 +23,9 @@ _IDENTITY_OF = {"TDX": "TD_QE", "SGX": "QE"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Document:
+class Document:
+    """A document of Intel's with the text that is signed."""
+
     document: dict[str, Any]
     text: str  # exactly what is signed
     signature: str
@@ -33,8 +35,8 @@ class _Document:
 class Parts:
     """Endorsement files by what they are."""
 
-    infos: tuple[_Document, ...]
-    identities: tuple[_Document, ...]
+    infos: tuple[Document, ...]
+    identities: tuple[Document, ...]
     lists: tuple[x509.CertificateRevocationList, ...]
     certificates: tuple[x509.Certificate, ...]
     others: tuple[bytes, ...]
@@ -46,17 +48,17 @@ class Parts:
         Raises:
             Malformed: a file that begins as one of Intel's documents and breaks off.
         """
-        infos: list[_Document] = []
-        identities: list[_Document] = []
+        infos: list[Document] = []
+        identities: list[Document] = []
         lists: list[x509.CertificateRevocationList] = []
         certificates: list[x509.Certificate] = []
         others: list[bytes] = []
         for data in files:
             start = data.lstrip()
             if start.startswith(b'{"tcbInfo"'):
-                infos.append(_signed(start, "tcbInfo"))
+                infos.append(signed(start, "tcbInfo"))
             elif start.startswith(b'{"enclaveIdentity"'):
-                identities.append(_signed(start, "enclaveIdentity"))
+                identities.append(signed(start, "enclaveIdentity"))
             elif (crl := load_crl(_der_of_hex(start))) is not None:
                 lists.append(crl)
             elif start[:1] == b"\x30" or start.startswith(b"-----BEGIN CERTIFICATE"):
@@ -104,6 +106,31 @@ class Parts:
         return newest.public_bytes(Encoding.DER).hex() if newest is not None else None
 
 
+def pck_issuer(pem: bytes) -> str:
+    """Return which authority issued the PCK certificate in ``pem``, in the PCS's words: "platform" or "processor".
+
+    Raises:
+        Malformed: no certificates, or another issuer.
+    """
+    issuer = load_certificates(pem, "PCK certificate")[0].issuer.rfc4514_string()
+    for word in ("Platform", "Processor"):
+        if f"PCK {word} CA" in issuer:
+            return word.lower()
+    raise Malformed("PCK certificate", at="issuer", want="Intel's platform or processor CA", got=issuer)
+
+
+def list_der(data: bytes) -> bytes:
+    """Return a revocation list in DER, whichever way a service wrote it: DER, hex of it, or PEM.
+
+    Raises:
+        Malformed: none of these.
+    """
+    crl = load_crl(_der_of_hex(data.strip() if data[:1] != b"\x30" else data))
+    if crl is None:
+        raise Malformed("revocation list", at="answer", want="DER, hex or PEM", got=data[:16].hex())
+    return crl.public_bytes(Encoding.DER)
+
+
 def _der_of_hex(data: bytes) -> bytes:
     """Return the bytes of a PCCS's answer for a list, which is DER in hex."""
     if data[:2] != b"30":
@@ -114,13 +141,19 @@ def _der_of_hex(data: bytes) -> bytes:
         return data
 
 
-def _signed(data: bytes, name: str) -> _Document:
-    """Return one document with the very text that its signature covers."""
+def signed(data: bytes, name: str) -> Document:
+    """Return one document with the very text that its signature covers.
+
+    Raises:
+        Malformed: another form.
+    """
     value = jsondoc.loads(data, name)
+    if not isinstance(value, dict):
+        raise Malformed(name, at="document", want="a JSON object", got=type(value).__name__)
     signature, document = value.get("signature"), value.get(name)
     if not isinstance(signature, str) or not isinstance(document, dict) or len(value) != 2:
         raise Malformed(name, at="document", want=f'{{"{name}": {{…}}, "signature": hex}}', got="another")
     text = data.decode("utf-8")
-    start = text.index("{", 1)
+    start = text.index("{", text.index(f'"{name}"'))
     _, end = json.JSONDecoder().raw_decode(text, start)
-    return _Document(document, text[start:end], signature)
+    return Document(document, text[start:end], signature)
