@@ -20,6 +20,8 @@ from policy.policyworld import END, NOW, TOKENIZER, WAIVED, WEIGHTS, digest, for
 from tallystick.compile.errors import Inexpressible
 from tallystick.compile.produce import express, produce
 from tallystick.compile.targets.trustee import emit, limits
+from tallystick.compile.targets.trustee.codec import Form
+from tallystick.compile.targets.trustee.conditions import _lines as conditions_of
 from tallystick.compile.targets.trustee.engines import RegoCpp, RegoError, Regorus
 from tallystick.compile.targets.trustee.simulate import Denied, appraisal, reference_values, tcb_claims, token
 from tallystick.core.errors import Exit, Refused, Unsupported
@@ -43,7 +45,7 @@ def test_the_token_names_the_release_that_matched():
     assert submod is not None
     assert submod["ear.status"] == "affirming"
     assert submod["ear.trustworthiness-vector"] == {"configuration": 2, "executables": 3}
-    assert submod["ear.tallystick.releases"] == [str(digest("release a"))]
+    assert submod["ear.tallystick.permits"] == [f"confidential-inference qemu-vtpm {digest('release a')}"]
 
 
 def test_pitfall_1_nobody_gets_a_key_regardless_of_status():
@@ -68,7 +70,7 @@ def test_pitfall_2_the_policy_id_is_default_cpu_and_other_devices_are_refused():
 
 @pytest.mark.parametrize("value", ["9", "10", None, True, [10], {}, "", 7])
 def test_pitfall_3_a_minimum_is_not_met_by_what_is_no_number(value):
-    conditions = "\n".join(f"\t{line}" for line in emit._condition("input.tpm.svn", AtLeast(8)))
+    conditions = "\n".join(f"\t{line}" for line in conditions_of("input.tpm.svn", Form.PLAIN, AtLeast(8)))
     engine = Regorus(
         f"package policy\nimport rego.v1\ndefault ok := false\nok if {{\n{conditions}\n}}\n", {}, NOW
     )
@@ -231,8 +233,8 @@ def test_a_claim_that_the_verifier_does_not_tell_may_be_waived_by_name():
 
 
 def test_a_platform_that_has_no_policy_yet_is_inexpressible():
-    rule = replace(form().platforms[0], platform="snp", evidence_kind="snp-report")
-    with pytest.raises(Inexpressible, match="platform-snp"):
+    rule = replace(form().platforms[0], platform="aws-nitro", evidence_kind="nitro")
+    with pytest.raises(Inexpressible, match="platform-aws-nitro"):
         express(trustee_form(platforms=(rule,)), choice())
 
 
@@ -256,7 +258,7 @@ def test_freshness_must_fit_into_session_and_token():
 
 
 def test_an_unknown_version_is_unsupported():
-    with pytest.raises(Unsupported, match=r"version \(line .*\): want one of 0.21, got 0.15"):
+    with pytest.raises(Unsupported, match=r"version \(line .*\): want one of 0.19, 0.20, 0.21, got 0.15"):
         express(trustee_form(), replace(choice(), version="0.15"))
 
 

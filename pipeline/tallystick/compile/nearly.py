@@ -84,19 +84,27 @@ def beside(expect: Expect) -> list[Any]:
     if isinstance(expect, AtLeastVersion):
         return _beside_version(expect.minimum)
     if isinstance(expect, Only | Includes | Excludes):
-        listed = list(expect.values)
-        lists = [[], ["another"], [*listed, "another"], listed, list(reversed(listed)), [None], [1], [[]]]
-        lists += [[value] for value in listed] + [[v for v in listed if v != gone] for gone in listed]
-        return [*lists, ",".join(listed), dict.fromkeys(listed, True), "another", None, 0]
+        names = list(expect.values)
+        lists = [[], ["another"], [*names, "another"], names, list(reversed(names)), [None], [1], [[]]]
+        lists += [[name] for name in names] + [[other for other in names if other != gone] for gone in names]
+        return [*lists, ",".join(names), dict.fromkeys(names, True), "another", None, 0]
     return [expect.value, *nearly(expect.value)] if isinstance(expect, Exactly) else []
 
 
 def _beside_version(minimum: str) -> list[Any]:
     low = version_of(minimum) or (0,)
     before = _dotted((*low[:-1], low[-1] - 1)) if low[-1] else "0"
-    near: list[Any] = [minimum, f"{minimum}.0", f"{minimum}.1", _later(minimum), before, str(low[0] + 1), str(low[0])]
+    near: list[Any] = [
+        minimum,
+        f"{minimum}.0",
+        f"{minimum}.1",
+        _later(minimum),
+        before,
+        str(low[0] + 1),
+        str(low[0]),
+    ]
     odd = [f"v{minimum}", f"{minimum}-rc1", f" {minimum}", "9", "10", "", ".", "1..2"]
-    return [*near, *odd, minimum.split("."), low[0]]
+    return [*near, *odd, list(minimum.split(".")), low[0]]
 
 
 def _later(version: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tallystick.core.digests import Digest
@@ -47,6 +48,8 @@ class Oracle:
         self._shared: dict[str, tuple[str, ...]] = {}
         for release in form.releases:
             for entry in release.tuples:
+                if entry.platform not in self._kinds:
+                    continue
                 values = pinned(entry.expect)
                 row = self._rows.setdefault((entry.platform, tuple(values)), {})
                 row.setdefault(tuple(map(typed, values.values())), set()).add(release.digest)
@@ -68,16 +71,23 @@ class Oracle:
     def permits(self, case: Case) -> frozenset[Digest]:
         """Return the releases whose tuple ``case`` is, when it also meets what its platform requires."""
         found: set[Digest] = set()
+        for row in self._matched(case):
+            found |= row[2]
+        return frozenset(found)
+
+    def point(self, case: Case) -> tuple[Any, ...]:
+        """Return the tuple that ``case`` is; what no tuple is, by every claim that some tuple pins."""
+        first = next(self._matched(case), None)
+        if first is not None:
+            return (case.kind, tuple(zip(first[0], first[1], strict=True)))
+        return (case.kind, *(typed(case.claims.get(path)) for path in self._shared.get(case.kind, ())))
+
+    def _matched(self, case: Case) -> Iterator[tuple[tuple[str, ...], tuple[Any, ...], set[Digest]]]:
         for (name, paths), rows in self._rows.items():
             if self._kinds.get(name) == case.kind:
                 values = tuple(typed(case.claims.get(path)) for path in paths)
                 if values in rows and self._meets(name, case):
-                    found |= rows[values]
-        return frozenset(found)
-
-    def point(self, case: Case) -> tuple[Any, ...]:
-        """Return what makes ``case`` different from others as far as any tuple can tell."""
-        return (case.kind, *(typed(case.claims.get(path)) for path in self._shared.get(case.kind, ())))
+                    yield paths, values, rows[values]
 
     def _meets(self, name: str, case: Case) -> bool:
         kinds = [kind for kind, _, _ in self._devices[name]]

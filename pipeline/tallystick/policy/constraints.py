@@ -68,13 +68,14 @@ def requirement_of(platform: str, path: str) -> str:
 
 
 def told(form: NormalForm, target: str) -> NormalForm:
-    """Return ``form`` without the claims, denials, places and devices that are waived for ``target`` by name.
+    """Return ``form`` without the claims, denials, places, devices and platforms that are waived for ``target`` by name.
 
     What is left is what a proof of that target shows. Registers stay: a target that can not express one drops it
     from its tuples itself, and says so as ``register-NAME``.
     """
     skip = {residual.requirement for residual in form.residuals if residual.target == target}
-    return replace(form, platforms=tuple(_told(rule, skip) for rule in form.platforms)) if skip else form
+    kept = (rule for rule in form.platforms if f"platform-{rule.platform}" not in skip)
+    return replace(form, platforms=tuple(_told(rule, skip) for rule in kept)) if skip else form
 
 
 def _told(rule: PlatformRule, skip: set[str]) -> PlatformRule:

@@ -10,24 +10,29 @@ from typing import Any
 
 from tallystick.compile.errors import Inexpressible
 from tallystick.compile.targets.base import Emitted, Lack
-from tallystick.compile.targets.trustee import limits, rego
+from tallystick.compile.targets.trustee import codec, conditions, limits, rego
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.readme import readme
 from tallystick.core.errors import Unsupported
-from tallystick.core.expect import AtLeast, Exactly, Expect, OneOf, Waived
+from tallystick.core.expect import Exactly, Expect, Waived
 from tallystick.core.findings import Finding
 from tallystick.policy import document
-from tallystick.policy.normal import NormalForm, Tuple
+from tallystick.policy.constraints import constraints, told, unplaced
+from tallystick.policy.normal import DeviceRule, NormalForm, PermittedRelease, PlatformRule, Tuple
 
 NAME = "trustee"
 AS_POLICY = "as_default_cpu.rego"
+GPU_POLICY = "as_default_gpu.rego"
 RESOURCE_POLICY = "resource_policy.rego"
 RESIDUAL = "residual.json"
 README = "README.md"
-VERSIONS = ("0.21",)
+_QUOTES = frozenset({"tpm-quote", "azure-snp-vtpm", "azure-tdx-vtpm"})
+# What the deployment must be set to where a verifier leaves it open.
+_ASSUMED = {
+    "cca-token": "AS: the CCA verifier's configuration trusts the attestation keys (CPAK) of this policy's roots",
+    "nvidia-gpu": "AS: the NVIDIA verifier is the remote one (NRAS); the local one compares no measurement",
+}
 _TUPLES_IN_A_MESSAGE = 512  # about 600 kB, well below the 2 MiB of one request
-# Claims of Trustee's tpm verifier, deps/verifier/src/tpm/mod.rs: every PCR, and the attestation key as sent.
-_CLAIMS = {"tpm-quote": frozenset({*(f"pcr{number:02}" for number in range(24)), "ak_public"})}
 
 KEY_ROOT = Lack(
     requirement="attestation-key-root",
@@ -37,7 +42,7 @@ KEY_ROOT = Lack(
 )
 PCR_SELECTION = Lack(
     requirement="pcr-selection",
-    why="Trustee's TPM verifier hashes the PCR values in the order given and does not compare the quote's own "
+    why="Trustee's verifiers of vTPM quotes hash the PCR values in the order given and do not compare the quote's own "
     "selection: a machine's owner can present a resettable register (16, 23) in the place of another",
 )
 
@@ -52,21 +57,32 @@ class _Chunk:
 
 def lacks(form: NormalForm, choice: TrusteeTarget) -> Iterator[Lack]:
     """Yield every requirement of ``form`` that Trustee can not express."""
-    if choice.version not in VERSIONS:
-        want = "one of " + ", ".join(VERSIONS)
+    if choice.version not in codec.VERSIONS:
+        want = "one of " + ", ".join(codec.VERSIONS)
         raise Unsupported("trustee", at=f"version ({choice.place})", want=want, got=choice.version)
     for rule in form.platforms:
-        claims = _CLAIMS.get(rule.evidence_kind)
-        if claims is None:
-            why = f"no Trustee policy is made for {rule.evidence_kind} yet"
+        tee = codec.tee(choice.version, rule.evidence_kind)
+        if tee is None:
+            why = f"Trustee {choice.version} has no verifier for {rule.evidence_kind}"
             yield Lack(requirement=f"platform-{rule.platform}", why=why)
             continue
-        for path, _ in rule.require:
-            if path not in claims:
-                yield Lack(requirement=f"claim-{path}", why=f"Trustee's verifier does not tell {path}")
-        if not choice.attestation_keys:
+        yield from _lacks_of_rule(choice, tee, rule)
+        if rule.evidence_kind in _QUOTES:
+            yield PCR_SELECTION
+        if rule.evidence_kind == "tpm-quote" and (
+            not choice.attestation_keys or "ak_public" not in tee.places
+        ):
             yield KEY_ROOT
-        yield PCR_SELECTION
+        for name in unplaced(rule):
+            yield Lack(requirement=name, why="no claim of the evidence says it, and a KBS knows nothing else")
+        for device in rule.devices:
+            shown = codec.tee(choice.version, device.evidence_kind)
+            if shown is None:
+                why = f"Trustee {choice.version} has no verifier for {device.evidence_kind}"
+                yield Lack(requirement=f"device-{device.platform}", why=why)
+                continue
+            yield from _lacks_of_rule(choice, shown, device)
+    yield from _lacks_of_registers(form, choice)
     if choice.session_minutes * 60 >= form.max_age_seconds:
         yield Lack(
             requirement="freshness",
@@ -75,49 +91,100 @@ def lacks(form: NormalForm, choice: TrusteeTarget) -> Iterator[Lack]:
         )
 
 
+def _lacks_of_rule(choice: TrusteeTarget, tee: codec.Tee, rule: PlatformRule | DeviceRule) -> Iterator[Lack]:
+    for one in constraints(rule):
+        if not conditions.expressible(tee, one.path, one.expect):
+            yield Lack(requirement=one.requirement, why=f"Trustee {choice.version} does not tell {one.path}")
+    if tee.roots and not set(tee.roots) <= set(rule.roots):
+        why = f"Trustee's verifier lets evidence end in {', '.join(tee.roots)}, whatever a policy says"
+        yield Lack(requirement="roots", why=why)
+
+
+def _lacks_of_registers(form: NormalForm, choice: TrusteeTarget) -> Iterator[Lack]:
+    paths = {(t.evidence_kind, p) for r in form.releases for t in r.tuples for p, _ in t.expect}
+    for kind, path in sorted(paths):
+        tee = codec.tee(choice.version, kind)
+        if tee is not None and path not in tee.places:
+            yield Lack(requirement=f"register-{path}", why=f"Trustee {choice.version} does not tell {path}")
+
+
 def emit(form: NormalForm, choice: TrusteeTarget) -> Emitted:
     """Return the files; :meth:`Backend.emit` says more."""
-    waived = {r.requirement: r.waived for r in form.residuals if r.target == NAME}
-    ends = [form.not_after, *(w.until for w in waived.values() if isinstance(w, Waived))]
-    not_after = min(ends)
     whys = {lack.requirement: lack.why for lack in lacks(form, choice)}
-    chunks, rows = _chunks(form)
-    appraisal = rego.Appraisal(
-        head=rego.Head(
-            policy=form.policy,
-            policy_digest=str(form.policy_digest),
-            channel=form.channel,
-            normal_form=str(document.digest(form)),
-            not_after=not_after,
-            releases=form.releases,
-            residuals=tuple(f"{name}: {_decision(waived[name])}" for name in sorted(waived)),
-        ),
-        rows=rows,
-        require=tuple(_conditions(form, skip=frozenset(waived))),
-        attestation_keys=choice.attestation_keys,
-        keys=form.keys,
-        token_seconds=form.max_age_seconds - choice.session_minutes * 60,
-    )
+    chunks, appraisal = appraisal_of(form, choice)
     files = {
         AS_POLICY: rego.evidence_policy(appraisal).encode("utf-8"),
         RESOURCE_POLICY: rego.resource_policy(appraisal).encode("utf-8"),
         RESIDUAL: _residual(form, choice, whys),
     }
+    if appraisal.devices:
+        files[GPU_POLICY] = rego.device_policy(appraisal).encode("utf-8")
     files |= {f"rvps_{number}.json": _message(chunk) for number, chunk in enumerate(chunks)}
-    files[README] = readme(appraisal, choice, files, assumptions(choice)).encode("utf-8")
+    assumed = assumptions(choice, form)
+    files[README] = readme(appraisal, choice, files, assumed).encode("utf-8")
     _check_room(form, files)
     return Emitted(
         target=NAME,
         files=dict(sorted(files.items())),
         max_age_seconds=form.max_age_seconds,
-        not_after=not_after,
-        assumes=assumptions(choice),
+        not_after=appraisal.head.not_after,
+        assumes=assumed,
     )
 
 
-def assumptions(choice: TrusteeTarget) -> tuple[str, ...]:
+def appraisal_of(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk], rego.Appraisal]:
+    """Return what goes into the RVPS, and what the policies are made from."""
+    waived = {r.requirement: r.waived for r in form.residuals if r.target == NAME}
+    asked = told(form, NAME)
+    chunks, rows = _chunks(asked, choice)
+    found = [(rule, codec.tee(choice.version, rule.evidence_kind)) for rule in asked.platforms]
+    tees = [(rule, tee) for rule, tee in found if tee is not None]
+    return chunks, rego.Appraisal(
+        head=rego.Head(
+            policy=form.policy,
+            policy_digest=str(form.policy_digest),
+            channel=form.channel,
+            normal_form=str(document.digest(form)),
+            not_after=min([form.not_after, *(w.until for w in waived.values() if isinstance(w, Waived))]),
+            releases=form.releases,
+            residuals=tuple(f"{name}: {_decision(waived[name])}" for name in sorted(waived)),
+        ),
+        rows=rows,
+        tees=tuple((rule.platform, tee.name) for rule, tee in tees),
+        devices=tuple(_devices(choice, rule) for rule, _ in tees if rule.devices),
+        attestation_keys=choice.attestation_keys,
+        identity=bool(choice.attestation_keys) and all(tee.name == "tpm" for _, tee in tees),
+        permits=tuple(
+            sorted(
+                {
+                    f"{form.policy} {t.platform} {r.digest}"
+                    for r in form.releases
+                    for t in r.tuples
+                    if asked.platform(t.platform)
+                }
+            )
+        ),
+        keys=form.keys,
+        token_seconds=form.max_age_seconds - choice.session_minutes * 60,
+    )
+
+
+def _devices(choice: TrusteeTarget, rule: PlatformRule) -> rego.Devices:
+    """Return what a platform's devices must show; Trustee knows one kind that has a policy of its own."""
+    device = rule.devices[0]
+    tee = codec.tee(choice.version, device.evidence_kind)
+    if tee is None or len(rule.devices) != 1:
+        raise ValueError("a device that Trustee can not express is a lack")
+    lines = [line for c in constraints(device) for line in conditions.lines(tee, c.path, c.expect)]
+    return rego.Devices(platform=rule.platform, tee=tee.name, least=device.least, require=tuple(lines))
+
+
+def assumptions(choice: TrusteeTarget, form: NormalForm) -> tuple[str, ...]:
     """Return what the deployment's configuration must say, because no policy can."""
+    kinds = {rule.evidence_kind for rule in form.platforms}
+    kinds |= {device.evidence_kind for rule in form.platforms for device in rule.devices}
     return (
+        *(line for kind, line in _ASSUMED.items() if kind in kinds),
         f"KBS: attestation_service.timeout = {choice.session_minutes} (minutes from challenge to evidence)",
         "KBS: attestation_token.insecure_header_jwk = false; trusted_certs_paths names its attestation service",
         "KBS: admin.authorization_mode is AuthenticatedAuthorization: whoever can write policies gets the keys",
@@ -125,28 +192,43 @@ def assumptions(choice: TrusteeTarget) -> tuple[str, ...]:
     )
 
 
-def _chunks(form: NormalForm) -> tuple[list[_Chunk], tuple[rego.Rows, ...]]:
+def _chunks(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk], tuple[rego.Rows, ...]]:
     """Return what goes into the RVPS, and how the policy finds it again."""
-    shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    shapes: dict[tuple[str, str, tuple[str, ...]], list[dict[str, Any]]] = {}
     for release in form.releases:
         for entry in release.tuples:
-            pinned = _pinned(entry)
-            row = {"release": str(release.digest), **pinned}
-            shapes.setdefault(tuple(pinned), []).append(row)
+            found = rows_of(form, choice, release, entry)
+            if found is not None:
+                paths = tuple(path for path in found if path != "release")
+                shapes.setdefault((entry.platform, entry.evidence_kind, paths), []).append(found)
     chunks: list[_Chunk] = []
     rows: list[rego.Rows] = []
-    for paths, found in sorted(shapes.items()):
+    for (platform, kind, paths), held in sorted(shapes.items()):
         ids = []
-        for start in range(0, len(found), _TUPLES_IN_A_MESSAGE):
+        for start in range(0, len(held), _TUPLES_IN_A_MESSAGE):
             name = f"tallystick/{form.policy}/tuples/{len(chunks)}"
-            chunks.append(_Chunk(name, found[start : start + _TUPLES_IN_A_MESSAGE]))
+            chunks.append(_Chunk(name, held[start : start + _TUPLES_IN_A_MESSAGE]))
             ids.append(name)
-        rows.append(rego.Rows(ids=tuple(ids), paths=paths))
+        tee, rule = codec.tee(choice.version, kind), form.platform(platform)
+        if tee is None or rule is None:
+            raise ValueError("a tuple of a platform that the form does not have")
+        asked = (c for c in constraints(rule) if c.path not in tee.enforced)
+        require = [line for c in asked for line in conditions.lines(tee, c.path, c.expect)]
+        pairs = tuple((path, tee.reference(path)) for path in paths)
+        rows.append(rego.Rows(platform=platform, ids=tuple(ids), pairs=pairs, require=tuple(require)))
     return chunks, tuple(rows)
 
 
-def _pinned(entry: Tuple) -> dict[str, bool | int | str]:
-    return {path: expect.value for path, expect in entry.expect if isinstance(expect, Exactly)}
+def rows_of(
+    form: NormalForm, choice: TrusteeTarget, release: PermittedRelease, entry: Tuple
+) -> dict[str, Any] | None:
+    """Return a tuple as the RVPS holds it, in Trustee's spelling; None when Trustee has no such platform."""
+    tee = codec.tee(choice.version, entry.evidence_kind)
+    if tee is None or form.platform(entry.platform) is None:
+        return None
+    pinned = {path: expect.value for path, expect in entry.expect if isinstance(expect, Exactly)}
+    shown = {path: codec.encode(v, tee.places[path].form) for path, v in pinned.items() if path in tee.places}
+    return {"release": str(release.digest), **shown}
 
 
 def _message(chunk: _Chunk) -> bytes:
@@ -157,26 +239,6 @@ def _message(chunk: _Chunk) -> bytes:
     payload = json.dumps({chunk.name: chunk.rows}, sort_keys=True, separators=(",", ":")).encode()
     message = {"payload": base64.b64encode(payload).decode(), "type": "sample", "version": "0.1.0"}
     return (json.dumps(message, sort_keys=True, indent=1) + "\n").encode()
-
-
-def _conditions(form: NormalForm, skip: frozenset[str]) -> Iterator[str]:
-    for rule in form.platforms:
-        for path, expect in rule.require:
-            if f"claim-{path}" not in skip:
-                yield from _condition(f"input.tpm.{path}", expect)
-
-
-def _condition(claim: str, expect: Expect) -> Iterator[str]:
-    if isinstance(expect, Exactly):
-        yield f"{claim} == {json.dumps(expect.value)}"
-    elif isinstance(expect, OneOf):
-        yield f"{claim} in {{{', '.join(json.dumps(value) for value in expect.values)}}}"
-    elif isinstance(expect, AtLeast):
-        # A text compares as greater than every number, and so does a number with null: ask for the type first.
-        yield f"is_number({claim})"
-        yield f"{claim} >= {expect.minimum}"
-    else:
-        raise ValueError("a requirement on every tuple is never a waiver")
 
 
 def _residual(form: NormalForm, choice: TrusteeTarget, whys: dict[str, str]) -> bytes:
@@ -193,7 +255,7 @@ def _residual(form: NormalForm, choice: TrusteeTarget, whys: dict[str, str]) -> 
         "schema": "tallystick/residual/v1",
         "target": f"{NAME} {choice.version}",
         "not_checked": found,
-        "assumed": list(assumptions(choice)),
+        "assumed": list(assumptions(choice, form)),
     }
     return (json.dumps(out, indent=2) + "\n").encode()
 

@@ -32,12 +32,18 @@ VECTOR = frozenset(
     }
 )
 # The built-in functions that the emitted policies use; Trustee's build has all of them.
-BUILTINS = frozenset({"count", "is_array", "is_number", "is_string", "object.keys", "time.now_ns"})
+BUILTINS = frozenset(
+    {
+        *("concat", "count", "floor", "is_array", "is_boolean", "is_number", "is_string", "object.keys"),
+        *("regex.match", "split", "startswith", "substring", "time.now_ns"),
+    }
+)
+OWN = frozenset({"accompanied"})  # functions that the resource policy defines itself
 EXTENSION = "query_reference_value"
 
 _HEAD = re.compile(r"^(?:default )?[a-zA-Z_][\w.]*(?: contains [\w.]+)?(?:\([^)]*\))?", re.MULTILINE)
 _CALL = re.compile(r"(?<![\w\]])([A-Za-z_][\w.]*)\(")
-_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`\n]*`')
 _COMMENT = re.compile(r"#[^\n]*")  # of a text whose strings are emptied
 
 
@@ -85,7 +91,7 @@ def check(name: str, text: str) -> Iterator[Finding]:
         want = "package policy, then import rego.v1 (without it, `if` is no condition on old engines)"
         yield Finding("trustee.head", name, want=want, got="; ".join(statements[:2]) or "nothing")
     for function in sorted(set(_CALL.findall(code))):
-        if function not in BUILTINS | {EXTENSION}:
+        if function not in BUILTINS | OWN | {EXTENSION}:
             yield Finding("trustee.builtin", name, want=", ".join(sorted(BUILTINS)), got=function)
 
 

@@ -26,7 +26,11 @@ def read(files: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, Any]]:
     if findings:
         raise Unproven("trustee: files are missing", findings=findings)
     texts = {}
-    for name in (emit.AS_POLICY, emit.RESOURCE_POLICY):
+    for name in (
+        emit.AS_POLICY,
+        emit.RESOURCE_POLICY,
+        *((emit.GPU_POLICY,) if emit.GPU_POLICY in files else ()),
+    ):
         try:
             texts[name] = files[name].decode("utf-8")
         except UnicodeDecodeError as error:
@@ -51,7 +55,11 @@ def check_text(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarg
     """
     right = emit.emit(form, choice).files
     findings = []
-    for name in (emit.AS_POLICY, emit.RESOURCE_POLICY):
+    for name in sorted({name for name in (*right, *files) if name.endswith(".rego")}):
+        if name not in right or name not in files:
+            pair = ("no such file", "a policy") if name not in right else ("this policy", "nothing")
+            findings.append(Finding("prove.files", name, *pair))
+            continue
         for what, part in (("comments", limits.comments_of), ("rules", limits.heads_of)):
             want, got = part(right[name].decode("utf-8")), part(files[name].decode("utf-8"))
             if want != got:

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 
 from tallystick.policy.normal import KeyRule, PermittedRelease
 
-EXTENSION_NAME = "ear.tallystick.releases"
+EXTENSION_NAME = "ear.tallystick.permits"
 EXTENSION_KEY = -70_600  # of our own; EAR's private claims are negative, Trustee's identifiers have -18
+DEVICE_VECTOR = {"configuration": 2, "executables": 3}
 _SECOND = 1_000_000_000  # in nanoseconds, the unit of time.now_ns
-# Everything that Trustee's transform_claims puts beside a TPM's claims, and nothing else.
-ANNOTATED = ("init_data", "init_data_claims", "report_data", "runtime_data_claims", "tpm")
+# Everything that Trustee's transform_claims puts beside a machine's claims, and nothing else.
+SURROUNDING = ("init_data", "init_data_claims", "report_data", "runtime_data_claims")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +50,37 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Tuples that pin the same claims: where the RVPS keeps them, and which claims."""
+    """Tuples of one platform that pin the same claims: where the RVPS keeps them, and how they are compared."""
 
+    platform: str
     ids: tuple[str, ...]  # Reference Value names
-    paths: tuple[str, ...]  # claims, sorted
+    pairs: tuple[tuple[str, str], ...]  # (member of the Reference Value, Rego reference of the claim), sorted
+    require: tuple[str, ...]  # conditions on every tuple of the platform, as lines of Rego
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """What the devices of one platform must show."""
+
+    platform: str  # of the machine
+    tee: str  # "nvidia"
+    least: int
+    require: tuple[str, ...]  # lines of Rego
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appraisal:
-    """What both policies are made from."""
+    """What the policies are made from."""
 
     head: Head
     rows: tuple[Rows, ...]
-    require: tuple[str, ...]  # conditions on every tuple, as Rego expressions
-    attestation_keys: tuple[str, ...]
+    tees: tuple[tuple[str, str], ...]  # platform -> name of its TEE, sorted
+    devices: tuple[Devices, ...]  # sorted by platform
+    attestation_keys: tuple[str, ...]  # asked of evidence of a TPM
+    identity: (
+        bool  # whether every platform is a TPM whose keys are listed: then the identity is affirmed, too
+    )
+    permits: tuple[str, ...]  # "policy platform release", sorted
     keys: tuple[KeyRule, ...]
     token_seconds: int
 
@@ -73,12 +91,17 @@ def vector(appraisal: Appraisal) -> dict[str, int]:
     Nothing is said of the hardware: Trustee's TPM verifier does not look where the attestation key is from.
     """
     found = {"configuration": 2, "executables": 3}
-    return found | {"instance-identity": 2} if appraisal.attestation_keys else found
+    return found | {"instance-identity": 2} if appraisal.identity else found
 
 
 def evidence_policy(appraisal: Appraisal) -> str:
     """Return the appraisal policy for evidence, which Trustee's attestation service keeps as ``default_cpu``."""
     return "\n".join(_evidence_lines(appraisal)) + "\n"
+
+
+def device_policy(appraisal: Appraisal) -> str:
+    """Return the appraisal policy for evidence of GPUs, kept as ``default_gpu``."""
+    return "\n".join(_device_lines(appraisal)) + "\n"
 
 
 def resource_policy(appraisal: Appraisal) -> str:
@@ -89,23 +112,9 @@ def resource_policy(appraisal: Appraisal) -> str:
 def _evidence_lines(appraisal: Appraisal) -> Iterator[str]:
     yield from appraisal.head.lines("Trustee, appraisal policy for evidence, policy id: default_cpu")
     yield from ("", "package policy", "", "import rego.v1", "")
-    yield "# What is not proved below is contraindicated."
-    unproved = {"configuration": 96, "executables": 96, "instance-identity": 97}
-    proved = vector(appraisal)
-    for name in proved:
-        yield f"default {_rule(name)} := {unproved[name]}"
-        yield ""
-    yield "trust_claims := {"
-    yield from (f'\t"{name}": {_rule(name)},' for name in proved)
-    yield from ("}", "")
-    for name, value in proved.items():
-        condition = "known_key" if name == "instance-identity" else "count(matched) > 0"
-        yield f"{_rule(name)} := {value} if {condition}"
-        yield ""
-    yield f'extensions := [{{"name": "{EXTENSION_NAME}", "key": {EXTENSION_KEY}, "value": [release |'
-    yield from ("\tsome release in matched", "]}]", "", "now_ns := time.now_ns()", "")
+    yield from _trust_claims(vector(appraisal))
     yield "# The RVPS may hold more than this policy permits: it keeps values until they are overwritten."
-    yield from _set("permitted", (str(release.digest) for release in appraisal.head.releases))
+    yield from _set("permitted", appraisal.permits)
     if appraisal.attestation_keys:
         yield from (
             "known_key if {",
@@ -121,11 +130,39 @@ def _evidence_lines(appraisal: Appraisal) -> Iterator[str]:
         yield from ("matched := []", "")
 
 
+def _device_lines(appraisal: Appraisal) -> Iterator[str]:
+    yield from appraisal.head.lines("Trustee, appraisal policy for evidence of GPUs, policy id: default_gpu")
+    yield from ("", "package policy", "", "import rego.v1", "")
+    yield from _trust_claims(DEVICE_VECTOR)
+    for device in appraisal.devices:
+        yield f"matched contains {json.dumps(_device(appraisal, device.platform))} if {{"
+        yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
+        yield from (f"\t{condition}" for condition in device.require)
+        yield from ("}", "")
+
+
+def _trust_claims(proved: dict[str, int]) -> Iterator[str]:
+    unproved = {"configuration": 96, "executables": 96, "instance-identity": 97}
+    yield "# What is not proved below is contraindicated."
+    for name in proved:
+        yield f"default {_rule(name)} := {unproved[name]}"
+        yield ""
+    yield "trust_claims := {"
+    yield from (f'\t"{name}": {_rule(name)},' for name in proved)
+    yield from ("}", "")
+    for name, value in proved.items():
+        condition = "known_key" if name == "instance-identity" else "count(matched) > 0"
+        yield f"{_rule(name)} := {value} if {condition}"
+        yield ""
+    yield f'extensions := [{{"name": "{EXTENSION_NAME}", "key": {EXTENSION_KEY}, "value": [permit |'
+    yield from ("\tsome permit in matched", "]}]", "", "now_ns := time.now_ns()", "")
+
+
 def _rows(appraisal: Appraisal, rows: Rows) -> Iterator[str]:
     """One rule for tuples of one shape. A claim that is absent, null or no text matches nothing."""
-    yield "matched contains tuple.release if {"
+    yield "matched contains permit if {"
     yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
-    if appraisal.attestation_keys:
+    if appraisal.attestation_keys and dict(appraisal.tees)[rows.platform] == "tpm":
         yield "\tknown_key"
     yield "\tsome id in ["
     yield from (f"\t\t{json.dumps(name)}," for name in rows.ids)
@@ -133,24 +170,36 @@ def _rows(appraisal: Appraisal, rows: Rows) -> Iterator[str]:
     yield "\ttuples := query_reference_value(id)"
     yield "\tis_array(tuples)"
     yield "\tsome tuple in tuples"
-    yield "\ttuple.release in permitted"
-    for path in rows.paths:
-        yield f"\tis_string(tuple.{path})"
-        yield f"\tinput.tpm.{path} == tuple.{path}"
-    yield from (f"\t{condition}" for condition in appraisal.require)
+    yield f'\tpermit := concat(" ", ["{appraisal.head.policy}", "{rows.platform}", tuple.release])'
+    yield "\tpermit in permitted"
+    for member, claim in rows.pairs:
+        held = f"tuple.{member}" if member.isidentifier() else f"tuple[{json.dumps(member)}]"
+        yield f"\tis_string({held})"
+        yield f"\t{claim} == {held}"
+    yield from (f"\t{condition}" for condition in rows.require)
     yield from ("}", "")
 
 
 def _resource_lines(appraisal: Appraisal) -> Iterator[str]:
+    """One document for every key. Without devices it is one rule, so that nothing is there to go wrong."""
     yield from appraisal.head.lines("Trustee, resource policy of the KBS: one document for every resource")
     yield from ("", "package policy", "", "import rego.v1", "", "default allow := false", "")
     yield from ("now_ns := time.now_ns()", "", "resources := [")
     for rule in appraisal.keys:
         yield f'\t{{"path": {json.dumps(rule.key.split("/"))}, "policy": {json.dumps(appraisal.head.policy)}}},'
-    yield from ("]", "", "permitted := {", f"\t{json.dumps(appraisal.head.policy)}: {{")
-    if appraisal.head.releases:
-        yield from (f'\t\t"{release.digest}": true,' for release in appraisal.head.releases)
-    yield from ("\t},", "}", "", "allow if {")
+    yield from (
+        "]",
+        "",
+        "# Which releases open the resources of a policy, and the TEE whose evidence must say so.",
+    )
+    yield from ("permitted := {", f"\t{json.dumps(appraisal.head.policy)}: {{")
+    tees = dict(appraisal.tees)
+    yield from (f'\t\t"{permit}": "{tees[permit.split(" ")[1]]}",' for permit in appraisal.permits)
+    yield from ("\t},", "}", "")
+    with_devices = {device.platform for device in appraisal.devices}
+    alone = sorted(set(tees) - with_devices)
+    yield from _set("alone", [f"{appraisal.head.policy} {name}" for name in alone])
+    yield "allow if {"
     yield '\tdata.plugin == "resource"'
     yield "\tsome resource in resources"
     yield '\tdata["resource-path"] == resource.path'
@@ -158,15 +207,44 @@ def _resource_lines(appraisal: Appraisal) -> Iterator[str]:
     yield f"\tage_ns := now_ns - (input.iat * {_SECOND})"
     yield "\tage_ns >= 0"
     yield f"\tage_ns <= {appraisal.token_seconds * _SECOND}"
-    yield '\tobject.keys(input.submods) == {"cpu0"}'
     yield "\tcpu := input.submods.cpu0"
     yield '\tcpu["ear.status"] == "affirming"'
     yield f'\tcpu["ear.trustworthiness-vector"] == {json.dumps(vector(appraisal))}'
-    yield '\tannotated := cpu["ear.veraison.annotated-evidence"]'
-    yield f"\tobject.keys(annotated) == {{{', '.join(json.dumps(name) for name in ANNOTATED)}}}"
-    yield f'\tsome release in cpu["{EXTENSION_NAME}"]'
-    yield "\tpermitted[resource.policy][release]"
+    yield f'\tsome permit in cpu["{EXTENSION_NAME}"]'
+    yield "\ttee := permitted[resource.policy][permit]"
+    names = ", ".join(json.dumps(name) for name in SURROUNDING)
+    yield f'\tobject.keys(cpu["ear.veraison.annotated-evidence"]) == {{{names}, tee}}'
+    yield "\taccompanied(permit)"
+    yield from ("}", "")
+    yield "# A machine whose policy asks for no device shows none."
+    yield "accompanied(permit) if {"
+    yield '\tobject.keys(input.submods) == {"cpu0"}'
+    yield "\tsome name in alone"
+    yield '\tstartswith(permit, concat("", [name, " "]))'
     yield "}"
+    for device in appraisal.devices:
+        yield from _accompanied(appraisal, device)
+
+
+def _accompanied(appraisal: Appraisal, device: Devices) -> Iterator[str]:
+    """Every submod beside the machine's is such a device, each one affirmed, and there are enough of them."""
+    permit = _device(appraisal, device.platform)
+    yield from ("", "accompanied(permit) if {")
+    yield f'\tstartswith(permit, "{appraisal.head.policy} {device.platform} ")'
+    yield '\tgpus := object.keys(input.submods) - {"cpu0"}'
+    yield f"\tcount(gpus) >= {device.least}"
+    yield "\tevery name in gpus {"
+    yield "\t\tregex.match(`^gpu(0|[1-9][0-9]?)$`, name)"
+    yield "\t\tgpu := input.submods[name]"
+    yield '\t\tgpu["ear.status"] == "affirming"'
+    yield f'\t\tgpu["ear.trustworthiness-vector"] == {json.dumps(DEVICE_VECTOR)}'
+    yield f'\t\tobject.keys(gpu["ear.veraison.annotated-evidence"]) == {{"{device.tee}"}}'
+    yield f'\t\t{json.dumps(permit)} in gpu["{EXTENSION_NAME}"]'
+    yield from ("\t}", "}")
+
+
+def _device(appraisal: Appraisal, platform: str) -> str:
+    return f"{appraisal.head.policy} {platform}"
 
 
 def _set(name: str, values: Iterable[str]) -> Iterator[str]:

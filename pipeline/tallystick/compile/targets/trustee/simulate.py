@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from tallystick.compile.domain import Case
-from tallystick.compile.targets.trustee import limits
+from tallystick.compile.domain import Case, Device
+from tallystick.compile.targets.trustee import codec, limits
 from tallystick.compile.targets.trustee.engines import Engine, Missing, RegoError
 from tallystick.formats.ear import Tier
 
-_TEE = {"tpm-quote": "tpm", "snp-report": "snp", "tdx-quote": "tdx", "sample": "sample"}
+_AFFIRMED = {"configuration": 2, "executables": 3, "hardware": 2}  # what a policy that is not ours may say
 
 
 class Denied(Exception):
@@ -42,19 +42,67 @@ def reference_values(messages: Iterable[bytes]) -> dict[str, Any]:
     return held
 
 
-def tcb_claims(case: Case) -> dict[str, Any]:
-    """Return the input of an appraisal policy: transform_claims puts the TEE's claims under its name."""
+def tcb_claims(case: Case, version: str = codec.VERSIONS[-1]) -> dict[str, Any]:
+    """Return the input of an appraisal policy: transform_claims puts the TEE's claims under its name.
+
+    Raises:
+        Denied: the verifier itself refuses such evidence.
+    """
     claims = dict(case.claims)
-    claims.setdefault("ak_public", "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A")
-    init_data = claims.pop("init_data", claims.get("pcr08"))
-    report_data = claims.pop("report_data", "00" * 32)
+    tee = codec.tee(version, case.kind)
+    if tee is None:
+        return {case.kind: claims, **_surrounding("", "00" * 32)}
+    if codec.refused(tee, claims):
+        raise Denied("the verifier refuses it")
+    if "ak_public" in tee.places:
+        claims.setdefault("ak_public", "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A")
+    moved = {
+        name: claims.pop(name)
+        for name in ("init_data", "report_data")
+        if name not in tee.places and name in claims
+    }
+    init_data = moved.get("init_data", claims.get("pcr08", claims.get("tpm.pcr08", "")))
+    around = _surrounding(
+        init_data if isinstance(init_data, str) else "", moved.get("report_data", "00" * 32)
+    )
+    if "init_data" in tee.places:
+        del around["init_data"]  # comes with the claims, or not at all
+    return {**around, **codec.evidence(tee, claims)}
+
+
+def _surrounding(init_data: str, report_data: Any) -> dict[str, Any]:
     return {
-        _TEE.get(case.kind, case.kind): claims,
-        "init_data": init_data if isinstance(init_data, str) else "",
+        "init_data": init_data,
         "init_data_claims": {"artifacts.json": {}},
         "report_data": report_data,
         "runtime_data_claims": {"nonce": "bm9uY2U=", "tee-pubkey": {"kty": "EC"}},
     }
+
+
+def devices(
+    policy: Engine | None, shown: Iterable[Device], version: str = codec.VERSIONS[-1]
+) -> dict[str, dict[str, Any]]:
+    """Return the submods of devices. One that our policy does not look at is affirmed: another policy may say so.
+
+    Args:
+        policy: our ``default_gpu``; None when there is none.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for device in shown:
+        tee = codec.tee(version, device.kind)
+        ours = tee is not None and tee.device
+        name = "gpu" if ours else "switch"
+        number = counts.setdefault(name, 0)
+        counts[name] += 1
+        evidence = (
+            codec.evidence(tee, device.claims) if tee is not None else {device.kind: dict(device.claims)}
+        )
+        if ours and policy is not None:
+            found[f"{name}{number}"] = appraisal(policy, evidence)
+        else:
+            found[f"{name}{number}"] = _submod(_AFFIRMED, evidence)
+    return found
 
 
 def appraisal(policy: Engine, evidence: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,25 +116,31 @@ def appraisal(policy: Engine, evidence: Mapping[str, Any]) -> dict[str, Any]:
     if trust is None:
         raise Denied("trust claims are not an object")
     vector = _vector({} if trust is Missing else trust)
-    submod = {
-        "ear.status": _status(vector.values()),
-        "ear.trustworthiness-vector": vector,
-        "ear.appraisal-policy-id": "default",
-        "ear.veraison.annotated-evidence": dict(evidence),
-    }
+    submod = _submod(vector, evidence)
     for name, value in _extensions([] if extensions is Missing or extensions is None else extensions):
         submod[name] = value
     return submod
 
 
-def token(submod: Mapping[str, Any], issued_at: datetime) -> dict[str, Any]:
-    """Return the claims of an attestation token over one appraisal, as the KBS sees them."""
+def _submod(vector: Mapping[str, int], evidence: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ear.status": _status(vector.values()),
+        "ear.trustworthiness-vector": dict(vector),
+        "ear.appraisal-policy-id": "default",
+        "ear.veraison.annotated-evidence": dict(evidence),
+    }
+
+
+def token(
+    submod: Mapping[str, Any], issued_at: datetime, others: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the claims of an attestation token over the machine's appraisal and its devices', as the KBS sees them."""
     return {
         "eat_profile": "tag:github.com,2024:confidential-containers/Trustee",
         "iat": int(issued_at.timestamp()),
         "exp": int(issued_at.timestamp()) + 300,
         "iss": "CoCo-Attestation-Service",
-        "submods": {"cpu0": dict(submod)},
+        "submods": {"cpu0": dict(submod), **(others or {})},
     }
 
 

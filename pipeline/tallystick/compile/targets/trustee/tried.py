@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import base64
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tallystick.compile.domain import Case
+from tallystick.compile.targets.trustee import codec, rego
 from tallystick.compile.targets.trustee.engines import Engine
 from tallystick.compile.targets.trustee.simulate import Denied, appraisal, tcb_claims
-from tallystick.core.expect import Exactly
-from tallystick.policy.normal import Tuple
 
 
-def answer(engine: Engine, case: Case) -> dict[str, Any] | None:
+def answer(engine: Engine, case: Case, version: str) -> dict[str, Any] | None:
     """Return the appraisal of ``case``; None when the attestation service would fail."""
     try:
-        return appraisal(engine, tcb_claims(case))
+        return appraisal(engine, tcb_claims(case, version))
     except Denied:
         return None
 
 
 def named(submod: Mapping[str, Any]) -> set[str]:
-    """Return the releases that an appraisal says matched."""
-    found = submod.get("ear.tallystick.releases", [])
-    return set(map(str, found)) if isinstance(found, list) else {str(found)}
+    """Return the digests of the releases that an appraisal says matched."""
+    found = submod.get(rego.EXTENSION_NAME, [])
+    listed = found if isinstance(found, list) else [found]
+    return {str(permit).rpartition(" ")[2] for permit in listed}
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -57,24 +57,26 @@ def claims_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in row.items() if path != "release"}
 
 
-def row_of(entry: Tuple) -> str:
-    """Return what makes a tuple itself: its pinned claims, as one text."""
-    return json.dumps(pinned(entry), sort_keys=True)
-
-
-def pinned(entry: Tuple) -> dict[str, bool | int | str]:
-    """Return the claims that a tuple pins to one value."""
-    return {path: expect.value for path, expect in entry.expect if isinstance(expect, Exactly)}
-
-
 def listed(rows: Any) -> list[Any]:
     """Return ``rows`` when they are a list, else as the only one."""
     return rows if isinstance(rows, list) else [rows]
 
 
-def suspects(values: Mapping[str, Any]) -> Iterator[Case]:
-    """Yield everything in the RVPS that could be taken for a tuple, as evidence."""
+def suspects(values: Mapping[str, Any], tees: Iterable[codec.Tee]) -> Iterator[Case]:
+    """Yield everything in the RVPS that could be taken for a tuple, as evidence of each kind."""
     for name, rows in values.items():
         for row in rows if isinstance(rows, list) else [rows]:
             if isinstance(row, dict):
-                yield Case("tpm-quote", f"a tuple of the Reference Value {name}", claims_of(row))
+                for tee in tees:
+                    claims = {path: _decoded(v, tee, path) for path, v in claims_of(row).items()}
+                    yield Case(tee.kind, f"a tuple of the Reference Value {name}", claims)
+
+
+def _decoded(value: Any, tee: codec.Tee, path: str) -> Any:
+    """Return what stands in the RVPS as our claim."""
+    if path in tee.places and tee.places[path].form is codec.Form.BASE64 and isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True).hex()
+        except ValueError:
+            return value
+    return value

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from tallystick.compile.targets.trustee import limits
+from tallystick.compile.targets.trustee import limits, rego
 
 _OTHER_TYPES: tuple[Any, ...] = (None, True, "x", 1, [], {})
 
@@ -59,12 +59,16 @@ def other_tokens(
         ("iat true", True),
     ):
         yield what, {**claims, "iat": iat}
+    rest = {name: submod for name, submod in claims["submods"].items() if name != "cpu0"}
     yield "no submods", {**claims, "submods": {}}
-    for other in ("cpu1", "gpu0", "switch0", "ppcie0"):
-        yield f"{other} beside cpu0", {**claims, "submods": {"cpu0": cpu, other: cpu}}
+    for other in ("cpu1", "gpu0", "gpu9", "gpu", "gpux", "switch0", "ppcie0"):
+        yield f"{other} beside cpu0", {**claims, "submods": {"cpu0": cpu, **rest, other: cpu}}
         yield f"{other} alone", {**claims, "submods": {other: cpu}}
     for what, changed in _other_submods(cpu):
-        yield what, {**claims, "submods": {"cpu0": changed}}
+        yield what, {**claims, "submods": {**rest, "cpu0": changed}}
+    for name, device in rest.items():
+        for what, changed in _other_devices(device):
+            yield f"{name}: {what}", {**claims, "submods": {**claims["submods"], name: changed}}
 
 
 def _other_submods(cpu: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,13 +88,16 @@ def _other_submods(cpu: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             rest = {key: value for key, value in vector.items() if key != name}
             yield f"no {name}", {**cpu, "ear.trustworthiness-vector": rest}
     annotated = cpu["ear.veraison.annotated-evidence"]
-    for tee in ("sample", "snp", "zz"):
+    own = next(name for name in annotated if name not in rego.SURROUNDING)
+    for tee in sorted({"sample", "snp", "tdx", "tpm", "zz"} - {own}):
         both = {**annotated, tee: {}}
-        alone = {key: value for key, value in both.items() if key != "tpm"}
-        yield f"{tee} evidence beside tpm", {**cpu, "ear.veraison.annotated-evidence": both}
+        alone = {key: value for key, value in both.items() if key != own}
+        yield f"{tee} evidence beside {own}", {**cpu, "ear.veraison.annotated-evidence": both}
         yield f"{tee} evidence alone", {**cpu, "ear.veraison.annotated-evidence": alone}
-    for what, names in (("no release", []), ("another release", ["sha256:" + "1" * 64])):
-        yield what, {**cpu, "ear.tallystick.releases": names}
+    other = " ".join((*cpu[rego.EXTENSION_NAME][0].split(" ")[:2], "sha256:" + "1" * 64))
+    bare = [permit.rpartition(" ")[2] for permit in cpu[rego.EXTENSION_NAME]]
+    for what, names in (("no release", []), ("another release", [other]), ("a release alone", bare)):
+        yield what, {**cpu, rego.EXTENSION_NAME: names}
 
 
 def other_requests(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -107,3 +114,21 @@ def other_requests(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         ("no path", None),
     ):
         yield what, {**data, "resource-path": other}
+
+
+def _other_devices(device: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in list(device):
+        if name != "ear.appraisal-policy-id":
+            yield f"no {name}", {key: value for key, value in device.items() if key != name}
+            for other in _OTHER_TYPES:
+                yield f"{name} {other!r}", {**device, name: other}
+    for status in ("none", "warning", "contraindicated", "AFFIRMING"):
+        yield f"status {status}", {**device, "ear.status": status}
+    vector = device["ear.trustworthiness-vector"]
+    for name in vector:
+        for value in (0, 32, 96):
+            yield f"{name} {value}", {**device, "ear.trustworthiness-vector": {**vector, name: value}}
+    annotated = device["ear.veraison.annotated-evidence"]
+    yield "more evidence", {**device, "ear.veraison.annotated-evidence": {**annotated, "sample": {}}}
+    yield "other evidence", {**device, "ear.veraison.annotated-evidence": {"sample": {}}}
+    yield "another policy's permit", {**device, rego.EXTENSION_NAME: ["other-policy amd-sev-snp"]}

@@ -1,0 +1,193 @@
+"""One deployment, evaluated: the policies loaded in the engine that Trustee uses, evidence to an EAR, the EAR to a key.
+
+What comes out wrong is remembered; :meth:`Judge.finish` raises with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from tallystick.compile.domain import MOST_DEVIATIONS, Case, Oracle, cases, released
+from tallystick.compile.errors import Unproven
+from tallystick.compile.targets.trustee import codec, emit, simulate, tried
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
+from tallystick.compile.targets.trustee.engines import Engine, RegoError, Regorus
+from tallystick.compile.targets.trustee.simulate import Denied, allows, appraisal, resource, tcb_claims
+from tallystick.core.expect import Waived
+from tallystick.core.findings import Finding
+from tallystick.formats.ear import Tier
+from tallystick.policy.constraints import told
+from tallystick.policy.normal import NormalForm
+
+MOST_FINDINGS = 1_000  # after these a proof gives up
+
+
+class Judge:
+    """The policies, what the RVPS holds, and the form that they were made from."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        values: Mapping[str, Any],
+        form: NormalForm,
+        choice: TrusteeTarget,
+        now: datetime,
+    ) -> None:
+        self.texts, self.values, self.form, self.choice = texts, values, form, choice
+        waived = [r for r in form.residuals if r.target == emit.NAME]
+        self.end = min([form.not_after, *(r.waived.until for r in waived if isinstance(r.waived, Waived))])
+        self.now = min(now, self.end - timedelta(hours=1))
+        self.keys = [rule.key for rule in form.keys]
+        self.told = told(form, emit.NAME)
+        self.oracle = Oracle(self.told)
+        self.accepted: set[Any] = set()
+        self.evaluated = 0
+        self.wrong: list[Finding] = []
+        self.token_seconds = form.max_age_seconds - choice.session_minutes * 60
+        self._loaded: dict[tuple[str, datetime], Engine] = {}
+
+    def share(self, other: Judge) -> None:
+        """Take over what does not depend on the Reference Values: the policies for devices and resources."""
+        self._loaded |= {key: one for key, one in other._loaded.items() if key[0] != emit.AS_POLICY}
+
+    def finish(self) -> None:
+        """Raise with the first thing that came out wrong.
+
+        Raises:
+            Unproven: there is one.
+        """
+        if self.wrong:
+            wrong = sorted(self.wrong, key=lambda finding: finding.code != "prove.admits")
+            count = f"trustee: released {self.oracle.released} · accepted {len(self.accepted)}"
+            raise Unproven(f"{count}: {wrong[0].where}", findings=wrong[:10])
+
+    def note(self, where: str, want: str, got: str, code: str, evidence: object = None) -> None:
+        """Remember one thing that came out wrong."""
+        note = "" if evidence is None else f"evidence: {json.dumps(evidence, default=str)}"
+        self.wrong.append(Finding(code, where, want=want, got=got, note=note))
+        if len(self.wrong) >= MOST_FINDINGS:
+            self.finish()
+
+    def attempt(
+        self,
+        case: Case,
+        key: str,
+        *,
+        engine: Engine | None = None,
+        at: datetime | None = None,
+        age: float = 0,
+        right: bool | None = True,
+    ) -> None:
+        """From evidence to key. ``right`` False: no key; True: as released; None: at most as released."""
+        tee = codec.tee(self.choice.version, case.kind)
+        if tee is not None and not codec.possible(tee, case.claims):
+            return
+        now = at or self.now
+        permitted = {str(digest) for digest in self.oracle.permits(case)} if self.signs(case) else set()
+        if now > self.end:
+            permitted = set()
+        if right is True and not self._spelled(case):
+            right = None
+        expected = bool(permitted) and right is not False and key in self.keys
+        self.evaluated += 1
+        allowed, named, evidence = self._asked(case, key, engine, now, age, proved=bool(permitted))
+        if allowed and engine is None and right is True:
+            self.accepted.add(self.oracle.point(case))
+        if allowed and not expected:
+            self.note(case.what, "no key", f"the key {key}", "prove.admits", evidence)
+        elif expected and not allowed and right is True:
+            self.note(case.what, f"the key {key}", "no key", "prove.refuses", evidence)
+        elif allowed and named - permitted:
+            self.note(case.what, ", ".join(sorted(permitted)), ", ".join(sorted(named)), "prove.release")
+
+    def _asked(
+        self, case: Case, key: str, engine: Engine | None, now: datetime, age: float, *, proved: bool
+    ) -> tuple[bool, set[str], dict[str, Any]]:
+        evidence: dict[str, Any] = {}
+        try:
+            evidence = tcb_claims(case, self.choice.version)
+            submod = appraisal(engine or self.engine(emit.AS_POLICY, at=now), evidence)
+            others = self.devices(case, now)
+        except Denied:
+            return False, set(), evidence
+        claims = simulate.token(submod, now - timedelta(seconds=age), others)
+        allowed = allows(self.engine(emit.RESOURCE_POLICY, at=now), claims, resource(key))
+        self._vector(case, submod, proved=proved or bool(case.devices))
+        return allowed, tried.named(submod), {**evidence, **({"devices": others} if others else {})}
+
+    def devices(self, case: Case, at: datetime | None = None) -> dict[str, dict[str, Any]]:
+        """Return the submods of the devices in ``case``; raises Denied as the service does."""
+        ours = self.engine(emit.GPU_POLICY, at=at) if emit.GPU_POLICY in self.texts else None
+        return simulate.devices(ours, case.devices, self.choice.version)
+
+    def token(self, case: Case) -> dict[str, Any] | None:
+        """Return the token that good evidence gets; None when the service fails."""
+        submod = tried.answer(self.engine(emit.AS_POLICY), case, self.choice.version)
+        return None if submod is None else simulate.token(submod, self.now, self.devices(case))
+
+    def refuse(self, what: str, claims: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Ask for a key that must not be given."""
+        self.evaluated += 1
+        if allows(self.engine(emit.RESOURCE_POLICY), claims, data):
+            self.note(what, "no key", "a key", "prove.admits", {"token": claims, "request": data})
+
+    def _spelled(self, case: Case) -> bool:
+        shown = ((case.kind, case.claims), *((device.kind, device.claims) for device in case.devices))
+        tees = ((codec.tee(self.choice.version, kind), claims) for kind, claims in shown)
+        return all(tee is None or codec.spelled(tee, claims) for tee, claims in tees)
+
+    def _vector(self, case: Case, submod: Mapping[str, Any], *, proved: bool) -> None:
+        """Nothing is affirmed of executables that were not matched."""
+        for name, value in submod["ear.trustworthiness-vector"].items():
+            if not proved and name != "instance-identity" and Tier.of(value) is Tier.AFFIRMING:
+                self.note(f"{case.what}: {name}", "not affirmed", str(value), "prove.affirms")
+
+    # --- what is tried
+
+    def cases(
+        self, literals: list[str], suspects: Iterator[Case], budget: int = MOST_DEVIATIONS
+    ) -> Iterator[Case]:
+        """The domain; evidence of a TPM is signed by a listed key where keys are listed, and by others too."""
+        yield from self.signed(cases(self.told, literals, suspects, budget))
+        if self.choice.attestation_keys:
+            for case in released(self.told):
+                if case.kind == "tpm-quote":
+                    for key in ("", "QUJD", None, 1, list(self.choice.attestation_keys)):
+                        claims = {**case.claims, "ak_public": key}
+                        yield Case(case.kind, f"{case.what} signed by {key!r:.40}", claims, case.devices)
+
+    def signed(self, found: Iterable[Case]) -> Iterator[Case]:
+        """Yield ``found``, with a listed key where keys are listed."""
+        keys = self.choice.attestation_keys
+        for case in found:
+            if keys and "ak_public" not in case.claims and case.kind == "tpm-quote" and case.claims:
+                yield Case(case.kind, case.what, {**case.claims, "ak_public": keys[0]}, case.devices)
+            else:
+                yield case
+
+    def signs(self, case: Case) -> bool:
+        """Say whether a listed key signed ``case``, where keys are listed and a key signs at all."""
+        keys = self.choice.attestation_keys
+        return not keys or case.kind != "tpm-quote" or case.claims.get("ak_public") in keys
+
+    def engine(self, name: str, at: datetime | None = None) -> Engine:
+        """Return the policy ``name`` loaded, with the clock at ``at``."""
+        key = (name, at or self.now)
+        if key not in self._loaded:
+            self._loaded[key] = self.load(name, self.values, at or self.now)
+        return self._loaded[key]
+
+    def load(self, name: str, values: Mapping[str, Any], at: datetime) -> Engine:
+        """Return the policy ``name`` in Trustee's engine, with ``values`` in the RVPS.
+
+        Raises:
+            Unproven: the engine does not take it.
+        """
+        try:
+            return Regorus(self.texts[name], values, at)
+        except RegoError as error:
+            finding = Finding("prove.unreadable", name, want="a policy that regorus takes", got=str(error))
+            raise Unproven(finding.message, findings=[finding]) from None
