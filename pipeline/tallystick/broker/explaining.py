@@ -11,7 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from tallystick.appraisal.records import Challenge
+from tallystick.broker import recorded
 from tallystick.broker.config import Home
 from tallystick.broker.decisions import Kind, check_opens, codes, parse_leaf, parse_record
 from tallystick.broker.policies import LoadedPolicy, PolicyState, loaded
@@ -21,7 +21,6 @@ from tallystick.broker.store import Store
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
-from tallystick.evidence.claims import Claims
 from tallystick.handshake.teekey import TeePublicKey
 from tallystick.policy import document
 from tallystick.policy.normal import PermittedRelease
@@ -74,7 +73,7 @@ def explain(home: Home, decision: str) -> Explanation:
         check_opens(leaf, kept.record)
         record = parse_record(kept.record)
         policy = _policy(store, record)
-        findings = tuple(map(_finding, record["details"].get("findings", ())))
+        findings = tuple(map(recorded.finding_of, record["details"].get("findings", ())))
         nearest = record["details"].get("nearest")
         return Explanation(
             decision=decision,
@@ -118,23 +117,10 @@ def _attested(store: Store, log: Log, attestation: str) -> Attested:
     kept = store.decision(attestation)
     check_opens(parse_leaf(log.entry(kept.leaf)), kept.record)
     details = parse_record(kept.record)["details"]
-    claims, challenge = details["claims"], details["challenge"]
-    since, until = (None if end is None else datetime.fromisoformat(end) for end in claims["valid"])
     return Attested(
         attestation=attestation,
-        claims=Claims(
-            kind=claims["kind"],
-            values=claims["values"],
-            roots=tuple(claims["roots"]),
-            report_data=bytes.fromhex(claims["report_data"]),
-            valid_from=since,
-            valid_until=until,
-            notes=tuple(map(_finding, claims["notes"])),
-        ),
-        challenge=Challenge(
-            report_data=bytes.fromhex(challenge["report_data"]),
-            issued_at=datetime.fromisoformat(challenge["issued_at"]),
-        ),
+        claims=recorded.claims_of(details["claims"]),
+        challenge=recorded.challenge_of(details["challenge"]),
         public_key=TeePublicKey.parse(details["public_key"]),
     )
 
@@ -159,10 +145,6 @@ def _named(policy: LoadedPolicy | None, digest: str | None) -> PermittedRelease 
         return None
     known = (*policy.live.form.releases, *policy.gone.form.releases)
     return next((release for release in known if str(release.digest) == digest), None)
-
-
-def _finding(said: Mapping[str, str]) -> Finding:
-    return Finding(said["code"], said["where"], said["want"], said["got"])
 
 
 def _release(release: PermittedRelease | None) -> dict[str, str] | None:

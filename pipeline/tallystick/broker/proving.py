@@ -65,9 +65,15 @@ def prove(session: Session, message: Attestation, backing: Backing, *, now: date
     init_data = _init_data(message.init_data)
     judge = _tpm if session.tee == TPM else _machine
     claims = judge(session, message, backing, now)
+    algorithm = binding.choose_hash(session.tee, ())
+    devices = binding.device_report_data(session.nonce, message.tee_pubkey, algorithm=algorithm)
     return Proven(
         claims=claims,
-        challenge=Challenge(report_data=claims.report_data, issued_at=session.issued_at),
+        challenge=Challenge(
+            report_data=claims.report_data,  # which is bound to nonce and key: ``judge`` compared it
+            device_report_data=binding.device_nonce(devices),
+            issued_at=session.issued_at,
+        ),
         public_key=message.tee_pubkey,
         init_data=init_data,
     )

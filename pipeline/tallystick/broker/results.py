@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from tallystick.appraisal.appraise import appraise
-from tallystick.broker.decisions import canonical, instant
+from tallystick.broker import recorded
+from tallystick.broker.decisions import canonical
 from tallystick.broker.policies import LoadedPolicy, PolicyState
 from tallystick.broker.proving import Proven
 from tallystick.broker.sessions import Session
@@ -20,9 +22,12 @@ from tallystick.broker.tokens import (
     UNSAFE_HARDWARE,
     annotated,
 )
+from tallystick.evidence.claims import Claims
 from tallystick.formats import ear
 from tallystick.policy.platforms import DEVELOPMENT_ROOTS
 
+# Trustee, attestation-service: the class of a device names its submodule
+_DEVICE_CLASSES = {"nvidia-gpu": "gpu", "nvidia-switch": "switch"}
 _MOST_INIT_DATA_BYTES = 32 << 10  # more is left out of the token, which travels in a header
 
 
@@ -30,7 +35,7 @@ _MOST_INIT_DATA_BYTES = 32 << 10  # more is left out of the token, which travels
 class Result:
     """One attestation result before it is signed and logged."""
 
-    submod: ear.Submod
+    submods: tuple[tuple[str, ear.Submod], ...]  # ("cpu0", …), ("gpu0", …)
     public: dict[str, Any]
     details: dict[str, Any]
 
@@ -42,31 +47,46 @@ def result_of(session: Session, proven: Proven, state: PolicyState | None, *, no
         state: the policies in force; None when none could be verified, and then no boot is approved.
     """
     accepting = tuple(policy for policy in state.policies if _accepts(policy, proven, now)) if state else ()
-    development = any(root in DEVELOPMENT_ROOTS for root in proven.claims.roots)
-    vector = {"hardware": UNSAFE_HARDWARE if development else GENUINE_HARDWARE}
-    if accepting:
-        vector |= {"executables": APPROVED_BOOT, "configuration": APPROVED_CONFIGURATION}
-    else:
-        vector |= {"executables": UNRECOGNIZED_RUNTIME}
     key = proven.public_key.document()
     init_data = proven.init_data
     if init_data is not None and len(canonical(init_data)) > _MOST_INIT_DATA_BYTES:
         init_data = None
-    submod = ear.submod(
-        vector,
-        policy=",".join(str(policy.digest) for policy in accepting),
-        annotated=annotated(
-            session.tee, proven.claims, runtime={"nonce": session.nonce, "tee-pubkey": key}, init=init_data
-        ),
-    )
+    runtime = {"nonce": session.nonce, "tee-pubkey": key}
+    policy = ",".join(str(found.digest) for found in accepting)
+    submods = [
+        (
+            "cpu0",
+            ear.submod(
+                _vector(proven.claims, accepted=bool(accepting)),
+                policy=policy,
+                annotated=annotated(session.tee, proven.claims, runtime=runtime, init=init_data),
+            ),
+        )
+    ]
+    counted: Counter[str] = Counter()
+    for device in proven.claims.devices:
+        kind = _DEVICE_CLASSES[device.kind]
+        told = annotated("nvidia", device, runtime=runtime, init=None)
+        vector = _vector(device, accepted=bool(accepting))
+        submods.append((f"{kind}{counted[kind]}", ear.submod(vector, policy=policy, annotated=told)))
+        counted[kind] += 1
     public = {
         "tee": session.tee,
         "nonce": f"sha256:{hashlib.sha256(session.nonce.encode()).hexdigest()}",
         "public_key": f"sha256:{hashlib.sha256(canonical(key)).hexdigest()}",
-        "status": submod.status.value,
+        "status": submods[0][1].status.value,
         "policies": [str(policy.digest) for policy in accepting],
     }
-    return Result(submod=submod, public=public, details=_details(session, proven))
+    return Result(submods=tuple(submods), public=public, details=_details(proven))
+
+
+def _vector(claims: Claims, *, accepted: bool) -> dict[str, int]:
+    """Return the trustworthiness vector: what is accepted is accepted as a whole, machine and devices."""
+    development = any(root in DEVELOPMENT_ROOTS for root in claims.roots)
+    vector = {"hardware": UNSAFE_HARDWARE if development else GENUINE_HARDWARE}
+    if accepted:
+        return vector | {"executables": APPROVED_BOOT, "configuration": APPROVED_CONFIGURATION}
+    return vector | {"executables": UNRECOGNIZED_RUNTIME}
 
 
 def _accepts(policy: LoadedPolicy, proven: Proven, now: datetime) -> bool:
@@ -77,22 +97,10 @@ def _accepts(policy: LoadedPolicy, proven: Proven, now: datetime) -> bool:
     )
 
 
-def _details(session: Session, proven: Proven) -> dict[str, Any]:
+def _details(proven: Proven) -> dict[str, Any]:
     """Return what it takes to decide again later: the claims, and what they were bound to."""
-    claims = proven.claims
-    bounds = (claims.valid_from, claims.valid_until)
     return {
-        "claims": {
-            "kind": claims.kind,
-            "values": dict(claims.values),
-            "roots": list(claims.roots),
-            "report_data": claims.report_data.hex(),
-            "valid": [None if end is None else instant(end) for end in bounds],
-            "notes": [note.document() for note in claims.notes],
-        },
-        "challenge": {
-            "report_data": proven.challenge.report_data.hex(),
-            "issued_at": instant(session.issued_at),
-        },
+        "claims": recorded.claims_document(proven.claims),
+        "challenge": recorded.challenge_document(proven.challenge),
         "public_key": proven.public_key.document(),
     }

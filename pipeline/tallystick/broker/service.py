@@ -195,7 +195,7 @@ class Broker:
             state = None  # the evidence is genuine all the same; the fetch of a key says what is wrong
         result = result_of(session, proven, state, now=now)
         made = entry(Kind.ATTESTATION, now=now, public=result.public, details=result.details)
-        return proven, made, self.tokens.issue(result.submod, now=now)
+        return proven, made, self.tokens.issue(result.submods, now=now)
 
     def _decided(self, key: KeyId, attested: Attested, now: datetime) -> releasing.Outcome:
         try:

@@ -45,8 +45,8 @@ class TokenIssuer:
         """The public key that a relying party checks tokens against."""
         return self._jwk
 
-    def issue(self, submod: ear.Submod, *, now: datetime) -> str:
-        """Return the signed token of one appraisal, as ``submods.cpu0``."""
+    def issue(self, submods: tuple[tuple[str, ear.Submod], ...], *, now: datetime) -> str:
+        """Return the signed token of the appraisals of one machine and its devices, by name."""
         claims = ear.Ear(
             profile=ear.PROFILE,
             issuer=self._issuer,
@@ -54,7 +54,7 @@ class TokenIssuer:
             build=f"tallystick {__version__}",
             issued_at=int(now.timestamp()),
             expires_at=int((now + self._life).timestamp()),
-            submods=(("cpu0", submod),),
+            submods=submods,
         )
         signed = ear.signing_input(claims, self._jwk)
         r, s = decode_dss_signature(self._key.sign(signed, ec.ECDSA(hashes.SHA256())))
