@@ -98,7 +98,7 @@ def eventlog(
 
     log = format_eventlog.parse(_read(file, "event log"))
     word, banks = ("RTMR", _rtmrs(log)) if format_eventlog.is_cc(log) else ("PCR", _pcrs(log))
-    document: dict[str, Any] = {"registers": word, "banks": banks}
+    document: dict[str, Any] = {"banks": banks}
     lines = [
         f"{bank} {word} {register:>2}  {value}" for bank in banks for register, value in banks[bank].items()
     ]
