@@ -215,18 +215,18 @@ def _judge_one(
     if not key.chain.not_before <= at <= key.chain.not_after:
         findings = [*key.chain.expiry(_CERTIFICATE, at), *findings]
     # the leaf is issued by the device itself, so nobody publishes whether it is revoked
-    wrong, notes, revocation = _revocation(key.chain, 1, endorsed, _CERTIFICATE, at)
+    wrong, notes, revocation = _revocation(key.chain, key.names, 1, endorsed, _CERTIFICATE, at)
     chosen, unsuited = _suited(key, fields, endorsed.rims)
     findings += [*wrong, *unsuited]
     rim_revocations = []
     for verified in chosen:
-        wrong, said, revoked = _revocation(verified.chain, 0, endorsed, rims.CODE, at)
+        wrong, said, revoked = _revocation(verified.chain, verified.names, 0, endorsed, rims.CODE, at)
         findings += wrong
         notes += said
         rim_revocations.append(revoked)
     compared = rims.compare(
         [verified.rim for verified in chosen],
-        {m.index: m.value for m in report.measurements},
+        report.measurements,
         nvdec0_disabled=fields.get("nvdec0_status") is False,
     )
     said_of = Judged(
@@ -286,13 +286,17 @@ def _suited(
 
 
 def _revocation(
-    chain: Chain, skipped: int, endorsed: Endorsed, code: str, at: datetime
+    chain: Chain, names: tuple[str, ...], skipped: int, endorsed: Endorsed, code: str, at: datetime
 ) -> tuple[list[Finding], list[Finding], Revocation]:
-    """Return (findings, notes, what OCSP said); ``skipped`` certificates from the leaf on are not asked about."""
-    if not endorsed.lists and not endorsed.responses:
-        return [], [_unspoken(c, code) for c in chain.certificates[skipped:-1]], _NOTHING_SAID
-    findings, unlisted = check_revocation(chain, endorsed.lists, code, at)
+    """Return (findings, notes, what OCSP said); ``skipped`` certificates from the leaf on are not asked about.
+
+    Args:
+        names: of the certificates, in the chain's order.
+    """
     asked = chain.certificates[skipped:-1]
+    if not endorsed.lists and not endorsed.responses:
+        return [], [_unspoken(name, code) for name in names[skipped:-1]], _NOTHING_SAID
+    findings, unlisted = check_revocation(chain, endorsed.lists, code, at)
     good: dict[Any, datetime] = {}
     if endorsed.responses:
         from tallystick.evidence import ocsp as responders
@@ -301,23 +305,22 @@ def _revocation(
         findings = (*findings, *bad)
         good = {status.certificate: status.until for status in statuses if status.value == "good"}
     missing = {note.where for note in unlisted}
-    notes = [_unspoken(certificate, code) for certificate in asked if certificate not in good]
+    unspoken = (
+        _unspoken(name, code)
+        for name, certificate in zip(names[skipped:-1], asked, strict=True)
+        if certificate not in good
+    )
     everything = bool(good) and all(certificate in good for certificate in asked)
     until = min(good.values()) if good else None
-    return (
-        list(findings),
-        [note for note in notes if note.where in missing],
-        Revocation(ocsp_good=everything, until=until),
-    )
+    notes = [note for note in unspoken if note.where in missing]
+    return list(findings), notes, Revocation(ocsp_good=everything, until=until)
 
 
 @lru_cache(maxsize=1024)
-def _unspoken(certificate: x509.Certificate, code: str) -> Finding:
-    """Return the note that nothing given says whether ``certificate`` is revoked."""
-    where = f"certificate {common_name(certificate)}"
-    return Finding(
-        f"{code}.revocation.missing", where, "a revocation list or an OCSP response", "none was given"
-    )
+def _unspoken(name: str, code: str) -> Finding:
+    """Return the note that nothing given says whether the certificate called ``name`` is revoked."""
+    want = "a revocation list or an OCSP response"
+    return Finding(f"{code}.revocation.missing", f"certificate {name}", want, "none was given")
 
 
 def _remarks(device: Judged) -> list[Finding]:
@@ -436,7 +439,7 @@ def _shown(device: Device, report: Report, fields: dict[str, Any]) -> dict[str, 
         "response": {
             "nonce": report.response_nonce.hex(),
             "opaque_data": fields,
-            "measurements": {str(m.index): m.value.hex() for m in report.measurements},
+            "measurements": {str(index): value.hex() for index, value in report.measurements.items()},
             "signature": report.signature.hex(),
         },
     }

@@ -65,7 +65,7 @@ def device_claims(device: Judged) -> dict[str, Any]:
     values: dict[str, Any] = {
         "arch": key.arch,
         "chip": key.chip,
-        "measurements": {str(m.index): m.value.hex() for m in device.report.measurements},
+        "measurements": {str(index): value.hex() for index, value in device.report.measurements.items()},
         "config": dict(device.fields),
         "fwid": key.fwid.hex(),
         "pdi": key.pdi,

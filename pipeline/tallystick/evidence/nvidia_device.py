@@ -44,6 +44,7 @@ class DeviceKey:
     """A device's attestation key whose chain holds. Valid only inside the chain's window."""
 
     chain: Chain
+    names: tuple[str, ...]  # of the chain's certificates
     key: ec.EllipticCurvePublicKey
     chip: str  # "GH100", "GB100", "LS10"
     arch: str  # "Hopper", "Blackwell", "LS10"
@@ -83,6 +84,7 @@ def _endorsed(pem: bytes) -> DeviceKey:
     above = chain.certificates[1]
     return DeviceKey(
         chain=chain,
+        names=tuple(map(common_name, chain.certificates)),
         key=key,
         chip=chip,
         arch=arch,

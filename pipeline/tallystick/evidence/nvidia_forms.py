@@ -20,7 +20,7 @@ from tallystick.formats import canonical_base64, spdm
 
 _WHAT = "NVIDIA evidence"
 _LISTS = ("device_evidence_list", "evidence_list")
-_HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+_HEX_DIGITS = "0123456789abcdefABCDEF"
 _NONCE = re.compile(r"[0-9a-fA-F]{64}")
 _REPORT_START = b"\x11\xe0"  # SPDM 1.1, GET_MEASUREMENTS
 MAX_DEVICES = 64
@@ -111,6 +111,6 @@ def _chain(text: str | None, where: str) -> bytes:
 
 def _report(text: object, where: str) -> bytes:
     """Return the report that ``text`` spells: in hex when it can be hex, as Trustee reads it; else in base64."""
-    if isinstance(text, str) and _HEX.fullmatch(text):
+    if isinstance(text, str) and text and len(text) % 2 == 0 and not text.strip(_HEX_DIGITS):
         return bytes.fromhex(text)
     return canonical_base64.decode(text, _WHAT, where)

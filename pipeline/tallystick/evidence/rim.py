@@ -15,7 +15,7 @@ from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, TallystickError
 from tallystick.evidence import roots, xml_signature
-from tallystick.evidence.chain import Chain
+from tallystick.evidence.chain import Chain, common_name
 from tallystick.formats import canonical_base64, safexml
 from tallystick.formats import rim as rim_format
 from tallystick.formats.rim import Rim, RimMeasurement
@@ -31,6 +31,7 @@ class VerifiedRim:
 
     rim: Rim
     chain: Chain
+    names: tuple[str, ...]  # of the chain's certificates
     digest: Digest  # sha256 of the file
 
 
@@ -68,7 +69,10 @@ def verify(data: bytes) -> VerifiedRim:
     document = _unwrapped(data)
     root = safexml.parse(document, "RIM")
     signed = xml_signature.verify(root, [roots.certificate(_ROOT)], "RIM", CODE)
-    return VerifiedRim(rim=rim_format.read(signed.root), chain=signed.chain, digest=Digest.of(document))
+    names = tuple(map(common_name, signed.chain.certificates))
+    return VerifiedRim(
+        rim=rim_format.read(signed.root), chain=signed.chain, names=names, digest=Digest.of(document)
+    )
 
 
 def signers(data: bytes) -> Chain | None:

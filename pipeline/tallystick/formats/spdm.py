@@ -9,6 +9,7 @@ spdm/spdm_resp.cpp and spdm/spdm_opaque_data_parser.cpp).
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tallystick.core.errors import Malformed, Unsupported
@@ -33,15 +34,6 @@ _MAX_TRAILING_ZEROS = 16  # some attesters send their buffer's terminator along
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """One measurement block in the DMTF form."""
-
-    index: int  # 1 to 254
-    value_type: int  # DMTFSpecMeasurementValueType; bit 7: raw bits and no digest
-    value: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A signed exchange, field by field. Whether it is genuine is not asked here."""
 
@@ -49,14 +41,10 @@ class Report:
     operation: int  # Param2 of the request: 0xff asks for every measurement
     slot: int  # SlotIDParam of the request
     response_nonce: bytes
-    measurements: tuple[Measurement, ...]  # in the order of the record
+    measurements: Mapping[int, bytes]  # by index, 1 to 254, in the order of the record
     opaque: tuple[tuple[int, bytes], ...]  # type and data, in the order of the report
     signed: bytes
     signature: bytes  # r and s
-
-    def measurement(self, index: int) -> bytes | None:
-        """Return the value at ``index``, or None when the report has none."""
-        return next((m.value for m in self.measurements if m.index == index), None)
 
 
 def parse(data: bytes) -> Report:
@@ -111,29 +99,34 @@ def _header(cursor: Cursor, which: str, code: int) -> None:
         raise cursor.bad(f"{which} RequestResponseCode", want=f"{code:#04x}", got=f"{got:#04x}")
 
 
-def _record(record: bytes, blocks: int) -> tuple[Measurement, ...]:
-    """Return the measurement blocks; every byte of the record belongs to one, and no index comes twice."""
-    found: dict[int, Measurement] = {}
-    at = 0
+def _record(record: bytes, blocks: int) -> dict[int, bytes]:
+    """Return the values by index; every byte of the record belongs to a block, and no index comes twice.
+
+    DMTFSpecMeasurementValueType says what was measured and is left to who knows the device.
+    """
+    found: dict[int, bytes] = {}
+    at, end = 0, len(record)
+    unpack, header = _BLOCK.unpack_from, _BLOCK.size
     for _ in range(blocks):
-        if at + _BLOCK.size > len(record):
-            raise _bad_block(at, "a measurement block", f"{len(record) - at} bytes left")
-        index, specification, size, value_type, value_size = _BLOCK.unpack_from(record, at)
-        if index in (0, 0xFF) or index in found:
+        start = at + header
+        if start > end:
+            raise _bad_block(at, "a measurement block", f"{end - at} bytes left")
+        index, specification, size, _value_type, value_size = unpack(record, at)
+        if index in found or not 0 < index < 0xFF:
             raise _bad_block(at, "an Index of 1 to 254, each once", str(index))
         if specification != _DMTF:
             raise Unsupported(
                 _RECORD, at=f"block {index}", want="DMTF measurements", got=f"{specification:#04x}"
             )
-        start = at + _BLOCK.size
-        if size != value_size + _VALUE_HEADER_BYTES or start + value_size > len(record):
-            got = f"{size} and {value_size}, {len(record) - start} bytes left"
-            raise _bad_block(at, "MeasurementSize of DMTFSpecMeasurementValueSize and 3", got)
         at = start + value_size
-        found[index] = Measurement(index=index, value_type=value_type, value=record[start:at])
-    if at != len(record):
-        raise _bad_block(at, "no more bytes", f"{len(record) - at} bytes")
-    return tuple(found.values())
+        if size != value_size + _VALUE_HEADER_BYTES or at > end:
+            got = f"{size} and {value_size}, {end - start} bytes left"
+            want = "MeasurementSize of DMTFSpecMeasurementValueSize and 3"
+            raise _bad_block(start - header, want, got)
+        found[index] = record[start:at]
+    if at != end:
+        raise _bad_block(at, "no more bytes", f"{end - at} bytes")
+    return found
 
 
 def _bad_block(at: int, want: str, got: str) -> Malformed:
