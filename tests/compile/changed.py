@@ -50,8 +50,11 @@ def values(document: Any) -> Iterator[tuple[str, Any]]:
     for path, value in _walk(document, ()):
         if path:
             yield f"{_name(path)} dropped", _edit(document, path, None, drop=True)
+        seen = [repr(value)]
         for other in _others(value):
-            yield f"{_name(path)} {_short(other)}", _edit(document, path, other)
+            if repr(other) not in seen:
+                seen.append(repr(other))
+                yield f"{_name(path)} {_short(other)}", _edit(document, path, other)
 
 
 def _walk(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -16,7 +16,7 @@ from tallystick.core.digests import Digest
 from tallystick.core.findings import Finding
 from tallystick.policy.normal import NormalForm
 
-MOST_FINDINGS = 200  # after these a proof gives up
+MOST_FINDINGS = 50  # after these a proof gives up
 
 
 class Trial:

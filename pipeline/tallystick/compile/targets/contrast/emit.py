@@ -19,7 +19,7 @@ NAME = "contrast"
 LABEL = "Edgeless Contrast"
 ABOUT = "about.json"
 HANDSHAKE_SECONDS = 60  # a Coordinator's nonce is made for one connection
-_ABI_MINOR = 31  # of the guest policy on AKS; 0 elsewhere
+ABI_MINOR = {"azure-aci": 31}  # of the guest policy; 0 elsewhere
 _HOST_DATA = {"amd-sev-snp": "init_data", "azure-aci": "host_data"}
 _REGISTERS = frozenset({"init_data", "host_data", "measurement"})
 _TCB = {f"reported_tcb_{part}" for part in TCB.values()}
@@ -151,7 +151,7 @@ def _reference_value(product: str, measurement: str, rule: PlatformRule) -> dict
         "TrustedMeasurement": measurement,
         "MinimumTCB": {name: _least(asked, f"reported_tcb_{part}") for name, part in TCB.items()},
         "GuestPolicy": {
-            "ABIMinor": _ABI_MINOR if rule.platform == "azure-aci" else 0,
+            "ABIMinor": ABI_MINOR.get(rule.platform, 0),
             "ABIMajor": 0,
             **{name: FIXED.get(name, _flag(asked, name, GUEST_POLICY[name])) for name in GUEST_POLICY},
         },

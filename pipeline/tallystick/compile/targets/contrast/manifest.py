@@ -86,6 +86,8 @@ def _check(at: str, value: Any) -> None:
         if not isinstance(least, dict) or not _byte(least.get(name)):
             raise _bad(f"{at}.MinimumTCB.{name}", "a number from 0 to 255", least)
     policy = _flags(at, value, "GuestPolicy", GUEST_POLICY)
+    if not all(_byte(number) for number in _abi(policy)):
+        raise _bad(f"{at}.GuestPolicy", "an ABI version", policy)
     for name, fixed in FIXED.items():
         if policy.get(name, False) is not fixed:
             raise _bad(f"{at}.GuestPolicy.{name}", str(fixed), policy.get(name))
@@ -130,10 +132,15 @@ def _matches(value: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
             for name, part in TCB.items()
             for when in ("reported", "launch")
         )
+        and _abi(value.get("GuestPolicy") or {}) <= (report["policy_abi_major"], report["policy_abi_minor"])
         and all(_asked(GUEST_POLICY, value.get("GuestPolicy") or {}, report))
         and ("PlatformInfo" not in value or all(_asked(PLATFORM_INFO, value["PlatformInfo"] or {}, report)))
         and (not chips or report["chip_id"] in chips)  # an empty list is every chip
     )
+
+
+def _abi(policy: Mapping[str, Any]) -> tuple[int, int]:
+    return (policy.get("ABIMajor", 0), policy.get("ABIMinor", 0))
 
 
 def _asked(
@@ -146,7 +153,12 @@ def _asked(
 
 def _readable(report: Mapping[str, Any]) -> bool:
     flags = [claim for table in (GUEST_POLICY, PLATFORM_INFO) for claim, _ in table.values()]
-    numbers = ["vmpl", *(f"{when}_tcb_{part}" for part in TCB.values() for when in ("reported", "launch"))]
+    numbers = [
+        "vmpl",
+        "policy_abi_major",
+        "policy_abi_minor",
+        *(f"{when}_tcb_{part}" for part in TCB.values() for when in ("reported", "launch")),
+    ]
     return (
         all(_hex(report.get(name), size) for name, size in _SIZES.items())
         and all(isinstance(report.get(name), bool) for name in flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -48,13 +49,16 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: Contrast) -> 
     """
     held = [_read(name, data) for name, data in sorted(files.items()) if name.startswith("manifest_")]
     left = view.served(form, emit.NAME)
-    reports = _Reports(left, choice)
     coordinators = _Coordinators(held, left.policy)
-    run = Trial(emit.NAME, left, reports.of, coordinators.gives, reports.elsewhere)
-    run.domain(trial.claimlike(trial.strings(held)), _suspects(held, left))
-    _coordinator(run, held, choice)
-    run.finish()
-    return run.proof((ENGINE,))
+    literals, evaluated = trial.claimlike(trial.strings(held)), 0
+    for product in choice.products:
+        reports = _Reports(left, product)
+        run = Trial(emit.NAME, left, reports.of, coordinators.gives, reports.may_refuse)
+        run.domain(literals, _suspects(held, left))
+        _coordinator(run, held, choice)
+        run.finish()
+        evaluated += run.evaluated
+    return replace(run.proof((ENGINE,)), evaluated=evaluated)
 
 
 class _Coordinators:
@@ -79,12 +83,14 @@ class _Coordinators:
 
 
 class _Reports:
-    """Evidence as the fields of a report."""
+    """Evidence as the fields of a report of one product."""
 
-    def __init__(self, form: NormalForm, choice: Contrast) -> None:
-        self._products = choice.products
-        asked = {one.path for rule in form.platforms for one in constraints(rule)}
-        rest = {**_REST, "product": choice.products[0]}
+    def __init__(self, form: NormalForm, product: str) -> None:
+        self._product = product
+        self._asked = {one.path for rule in form.platforms for one in constraints(rule)}
+        minor = max(emit.ABI_MINOR.get(rule.platform, 0) for rule in form.platforms)
+        rest = {**_REST, "product": product, "policy_abi_major": 0, "policy_abi_minor": minor}
+        asked = self._asked - {"product"}
         self._rest = {name: value for name, value in rest.items() if name not in asked}
 
     def of(self, case: Case) -> dict[str, Any] | None:
@@ -97,13 +103,15 @@ class _Reports:
         both = [claims[name] for name in ("host_data", "init_data") if name in claims]
         launch = {f"launch_tcb_{part}": claims.get(f"reported_tcb_{part}", 0) for part in TCB.values()}
         found = {**self._rest, **launch, **claims}
+        if "product" in self._asked and "product" not in claims:
+            found["product"] = None
         return {**found, "host_data": both[0] if both else None}
 
-    def elsewhere(self, case: Case) -> bool:
-        """Say whether a case is on a processor that the deployment does not have, or has a TCB that is no byte."""
-        product = case.claims.get("product", self._products[0])
+    def may_refuse(self, case: Case) -> bool:
+        """Say whether a case is of a product that no Reference Value has, or has a TCB that is no byte."""
         numbers = [case.claims.get(f"reported_tcb_{part}", 0) for part in TCB.values()]
-        return product not in self._products or any(isinstance(n, int) and n > 255 for n in numbers)
+        other = case.claims.get("product", self._product) != self._product
+        return other or any(isinstance(n, int) and n > 255 for n in numbers)
 
 
 def _coordinator(run: Trial, held: list[dict[str, Any]], choice: Contrast) -> None:

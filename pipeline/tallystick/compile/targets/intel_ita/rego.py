@@ -104,7 +104,7 @@ def _condition(name: str, claim: str, one: Constraint) -> tuple[list[str], list[
     if isinstance(expect, NoneOf):
         # Texts lie between "" and every list; what is denied is a rule, so that `not` is asked of something known.
         denied = [f"{name} if {claim} == {json.dumps(value)}" for value in expect.values]
-        return [f'{claim} > ""', f"{claim} < []", f"not {name}"], [*denied, ""]
+        return [f'{claim} >= ""', f"{claim} < []", f"not {name}"], [*denied, ""]
     raise ValueError(f"{type(expect).__name__} has no words here")
 
 

@@ -74,6 +74,13 @@ def read_runtime_policy(found: Any) -> dict[str, Any]:
         for path, digests in found[name].items():
             if not digests or not all(re.fullmatch(r"[0-9a-f]{40,128}", digest) for digest in digests):
                 raise _bad(f"runtime_policy.{name}.{path}", "digests", digests)
+    ima = found["ima"]
+    if not isinstance(ima, dict) or not {"ignored_keyrings", "log_hash_alg", "dm_policy"} <= set(ima):
+        raise _bad("runtime_policy.ima", "every field of Keylime's schema", ima)
+    if ima["log_hash_alg"] not in ("sha1", "sha256", "sha384", "sha512") or ima["dm_policy"] is not None:
+        raise _bad("runtime_policy.ima", "a known log_hash_alg, and no dm_policy", ima)
+    if not isinstance(found["verification-keys"], str):
+        raise _bad("runtime_policy.verification-keys", "a text", found["verification-keys"])
     if not all(isinstance(one, str) for one in found["excludes"]):
         raise _bad("runtime_policy.excludes", "regular expressions", found["excludes"])
     return dict(found)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from tallystick.compile.domain import Case, released
@@ -24,6 +25,7 @@ from tallystick.policy.platforms import ClaimType, known_platform
 ENGINE = "model of vault-plugin-auth-jwt"
 _PATH = re.compile(r'\npath "([^"*+]+)" \{\n  capabilities = \["read"\]\n\}\n')
 _COMMENT = re.compile(r"^#[^\n]*\n", re.MULTILINE)
+_MOST_AROUND = 64  # tuples that are tried with other issuers, audiences and times
 _FIXED = {  # what every role says, whatever it binds
     "role_type": "jwt",
     "bound_claims_type": "string",
@@ -52,7 +54,7 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: VaultJwt, now
     tokens = _Issued(left, choice, now)
     run = Trial(emit.NAME, left, tokens.of, roles.admits)
     run.domain(trial.claimlike(roles.literals()), roles.suspects(left, choice))
-    for what, claims, right in tokens.around():
+    for what, claims, right in tokens.around(roles.audiences()):
         run.surrounding(what, claims, got=roles.admits(claims), right=right)
     _grants(run, roles, files[emit.KEYS], form, choice)
     run.finish()
@@ -89,6 +91,10 @@ class Roles:
         """Return every text that a role binds."""
         return sorted(set(trial.strings([role["bound_claims"] for role in self.all.values()])))
 
+    def audiences(self) -> list[str]:
+        """Return every audience that a role takes."""
+        return sorted({str(one) for role in self.all.values() for one in role.get("bound_audiences") or ()})
+
     def suspects(self, form: NormalForm, choice: VaultJwt) -> Iterator[Case]:
         """Yield what each role binds, as evidence: its first values, and every other value once."""
         bases = {case.kind: case.claims for case in reversed(list(released(form)))}
@@ -123,16 +129,17 @@ class _Issued:
             return None
         return token(self._choice.tokens, case, self._about())
 
-    def around(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    def around(self, audiences: list[str]) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """Yield tokens of good evidence that are of another issuer or audience, or out of time."""
         seconds = self._choice.token_seconds
-        for case in released(self._form):
+        for case in islice(released(self._form), _MOST_AROUND):
             good = token(self._choice.tokens, case, self._about())
             for what, change, right in (
                 ("itself", {}, True),
                 ("another issuer", {"iss": "https://other.example"}, False),
                 ("no issuer", {"iss": None}, False),
                 ("another audience", {"aud": "other"}, False),
+                *((f"the audience {one}", {"aud": one}, one in self._choice.audiences) for one in audiences),
                 ("an expired token", {"iat": self._now - seconds - 1, "exp": self._now - 1}, False),
                 ("a token of the last second", {"iat": self._now - seconds, "exp": self._now}, True),
                 ("a token of the future", {"iat": self._now + 1, "nbf": self._now + 1}, False),
@@ -140,7 +147,6 @@ class _Issued:
                 ("no end, a second ago", {"iat": self._now - 1, "nbf": None, "exp": None}, False),
             ):
                 yield f"{case.what}, {what}", {**good, **change}, right
-            return
 
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {
