@@ -34,6 +34,13 @@ def promote(
         list[str] | None,
         typer.Option("--witness", help="URL of a witness that signs the log's head; can be repeated."),
     ] = None,
+    advisories: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--vulnerabilities",
+            help="A signed OSV or OpenVEX file, its bundle FILE.sigstore.json beside it; can be repeated.",
+        ),
+    ] = None,
     rekor: Annotated[
         str | None,
         typer.Option("--rekor", help="URL of the Rekor that the bundles are in. Default: the embedded log."),
@@ -54,7 +61,8 @@ def promote(
     desk = desks.open_desk(channel, workdir, trust, clock.now())
     author = desks.person_key(workdir, name)
     if is_release:
-        outcome = _release(desk, folder, author, workdir, _logged(workdir, rekor, witness or []))
+        logged = _logged(workdir, rekor, witness or [])
+        outcome = _release(desk, folder, author, workdir, logged, tuple(advisories or ()))
     else:
         outcome = _policy(desk, folder, author)
     desks.keep(workdir, channel, outcome.high_water)
@@ -82,7 +90,14 @@ def _logged(workdir: Path | None, rekor: str | None, witnesses: list[str]) -> Lo
     )
 
 
-def _release(desk: Desk, folder: Path, author: Signatory, workdir: Path | None, logged: Logged) -> Outcome:
+def _release(
+    desk: Desk,
+    folder: Path,
+    author: Signatory,
+    workdir: Path | None,
+    logged: Logged,
+    advisories: tuple[Path, ...],
+) -> Outcome:
     from tallystick.cli import desks
     from tallystick.release import promote as promotion
 
@@ -90,7 +105,7 @@ def _release(desk: Desk, folder: Path, author: Signatory, workdir: Path | None, 
         with desks.signer(workdir, author.name, desk.now) as signer:
             return signer.statement(payload)
 
-    return promotion.propose_release(desk, folder, author, sign, _show, logged)
+    return promotion.propose_release(desk, folder, author, sign, _show, logged, advisories)
 
 
 def _policy(desk: Desk, folder: Path, author: Signatory) -> Outcome:

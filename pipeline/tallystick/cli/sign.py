@@ -26,7 +26,9 @@ _MAX_CONFIG_BYTES = 16 << 20
 
 @app.command()
 def sign(
-    release: Annotated[Path, typer.Argument(help="The release directory that `tally build` made.")],
+    release: Annotated[
+        Path, typer.Argument(help="The release directory that `tally build` made, or any one file.")
+    ],
     name: Annotated[
         str | None,
         typer.Option("--as", help="Who signs: a person of the work directory, such as ci-builder."),
@@ -51,12 +53,15 @@ def sign(
     replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Sign every statement of a release, and its index, into RELEASE/bundles."""
+    """Sign every statement of a release, and its index, into RELEASE/bundles; or a file, into FILE.sigstore.json."""
     from tallystick.cli import clock
     from tallystick.release import index as indexes
 
     if (name is None) == (trust_config is None):
         raise Misuse("name who signs: --as NAME, or --trust-config FILE for a real Sigstore", code="sign.who")
+    if release.is_file():
+        _sign_file(release, name, workdir, trust_config, identity_token, replace=replace, as_json=as_json)
+        return
     if (release / "bundles").exists() and not replace:
         raise Misuse(f"{release} is signed already; --replace signs it again", code="sign.already")
     index = indexes.read(release)
@@ -74,6 +79,38 @@ def sign(
     }
     words = f"signed {index.name} {index.version} as {identity.san}: {len(bundles)} bundles\n{index.digest}"
     emit(document, words, as_json=as_json)
+
+
+def _sign_file(
+    path: Path,
+    name: str | None,
+    workdir: Path | None,
+    trust_config: Path | None,
+    token: str | None,
+    *,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Sign one file: advisories, a policy, whatever else people want to know the signer of."""
+    from tallystick.cli import clock
+    from tallystick.core.files import read_file, write_file
+    from tallystick.release.vulnerabilities import BUNDLE_SUFFIX
+    from tallystick.signing import sigstore
+
+    place = path.with_name(path.name + BUNDLE_SUFFIX)
+    if place.exists() and not replace:
+        raise Misuse(f"{path} is signed already; --replace signs it again", code="sign.already")
+    data, now = read_file(path, "file", max_bytes=_MAX_STATEMENT_BYTES), clock.now()
+    with _signer(None, name, workdir, trust_config, token, now) as signer:
+        bundle = signer.file(data)
+    identity = sigstore.signer_of(bundle)
+    write_file(place, bundle)
+    said = {
+        "file": str(path),
+        "bundle": str(place),
+        "signer": {"san": identity.san, "issuer": identity.issuer},
+    }
+    emit(said, f"signed {path} as {identity.san}: {place}", as_json=as_json)
 
 
 def _statements(release: Path, index: Index) -> dict[str, bytes]:
@@ -147,7 +184,7 @@ def _check_claim(release: Path, workdir: Path, name: str) -> None:
 
 
 def _signer(
-    release: Path,
+    release: Path | None,
     name: str | None,
     workdir: Path | None,
     trust_config: Path | None,
@@ -162,7 +199,8 @@ def _signer(
 
     if name is not None:
         folder = workdirs.place(workdir)
-        _check_claim(release, folder, name)
+        if release is not None:
+            _check_claim(release, folder, name)
         return sigstore.embedded(folder, name, now, passphrase.secret)
     if trust_config is None:
         raise Misuse("--identity-token goes with --trust-config", code="sign.who")

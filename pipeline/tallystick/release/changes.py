@@ -19,10 +19,13 @@ from tallystick.core.findings import Finding
 from tallystick.release import metadata, roles
 from tallystick.release.keys import Signatory
 from tallystick.release.metadata import State
-from tallystick.release.records import Change, Person
+from tallystick.release.records import Change, Person, Rules
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Targets
+
+
+NO_RULES = Rules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ def create(
     threshold: int,
     now: datetime,
     lifetimes: Lifetimes,
+    rules: Rules = NO_RULES,
 ) -> dict[str, bytes]:
     """Return the files of a new, empty channel, by path; ``metadata/1.root.json`` is what trust files pin.
 
@@ -97,7 +101,7 @@ def create(
     targets = Targets(
         expires=now + lifetimes.top,
         delegations=Delegations(listed, delegated),
-        unrecognized_fields={roles.CHANNEL_FIELD: {"name": channel, "platforms": sorted(platforms)}},
+        unrecognized_fields={roles.CHANNEL_FIELD: _settings(channel, platforms, rules)},
     )
     documents: dict[str, Metadata[Any]] = {"root": Metadata(root), "targets": Metadata(targets)}
     for role in delegated:
@@ -112,6 +116,12 @@ def create(
     return {"metadata/1.root.json": root_bytes} | _published(
         documents, {}, 1, 1, online, now=now, lifetimes=lifetimes
     )
+
+
+def _settings(channel: str, platforms: Sequence[str], rules: Rules) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": channel, "platforms": sorted(platforms)}
+    asked = roles.rules_document(rules)
+    return said | ({"rules": asked} if asked else {})
 
 
 def propose(
@@ -132,6 +142,9 @@ def propose(
         Refused: the author has no key of this channel (``release.channel.stranger``).
     """
     person = member(state, author)
+    push = state.settings.rules.push
+    if push and person.name not in push:
+        raise _refusal("channel.push", role, f"a proposal by {', '.join(push)}", f"one by {person.name}")
     document = copy.deepcopy(state.delegated[role])
     document.signatures.clear()
     signed = document.signed

@@ -5,9 +5,10 @@ Source: docs/decisions/0062-promotion-gates.md. A gate that can not run because 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +20,9 @@ from tallystick.core.findings import Finding
 from tallystick.formats import intoto
 from tallystick.measure.records import Measurement
 from tallystick.provenance import check as provenance_check
-from tallystick.release import custody, layout, names, quorum, verify
+from tallystick.release import custody, layout, names, quorum, roles, verify, vulnerabilities
 from tallystick.release import index as indexes
-from tallystick.release.records import Gate, Index, Person, Quorum, Settings, VerifiedRelease
+from tallystick.release.records import Gate, Index, Person, Quorum, Rules, Settings, VerifiedRelease
 from tallystick.release.verify import Parts
 from tallystick.sbom import check as sbom_check
 from tallystick.sbom import coverage
@@ -33,8 +34,11 @@ NAMES = (
     "index",
     "statements",
     "provenance",
+    "slsa",
     "sbom",
+    "sbom-rules",
     "contents",
+    "vulnerabilities",
     "measurements",
     "quorum",
     "roots",
@@ -58,6 +62,8 @@ class Asked:
     trust: Trust
     now: datetime
     people: tuple[Person, ...] = ()  # of the channel
+    asked_platforms: tuple[str, ...] = ()  # by the policies that are live in the channel, beyond its own list
+    advisories: tuple[Path, ...] = ()  # signed OSV and VEX files
 
 
 class _Run:
@@ -101,10 +107,13 @@ def run(
     opened = step("index", lambda: _index(asked.folder, trust, now, verifier))
     signed = step("statements", lambda: _statements(_some(opened), trust, now, verifier), opened)
     step("provenance", lambda: _provenance(asked.folder, _some(opened), _some(signed)), opened, signed)
+    step("slsa", lambda: _slsa(_some(signed), asked.settings.rules), signed)
     contents = step("sbom", lambda: _sbom(_some(opened), _some(signed)), opened, signed)
+    step("sbom-rules", lambda: _sbom_rules(_some(contents), asked.settings.rules), contents)
     step("contents", lambda: _contents(asked.folder, _some(opened).index, _some(contents)), contents)
+    step("vulnerabilities", lambda: _vulnerabilities(_some(contents), asked), contents)
     measured = step(
-        "measurements", lambda: _measurements(_some(opened), _some(signed), asked.settings), opened, signed
+        "measurements", lambda: _measurements(_some(opened), _some(signed), asked), opened, signed
     )
     agreed = step("quorum", lambda: _quorum(_some(opened), _some(signed), trust, now), opened, signed)
     step("roots", lambda: check_roots(trust, asked.settings))
@@ -149,6 +158,7 @@ def rules(settings: Settings, trust: Trust) -> Mapping[str, Any]:
         "gates": list(NAMES),
         "layout": str(Digest.of(trust.layout)),
         "platforms": list(settings.platforms),
+        "rules": roles.rules_document(settings.rules),
         "threshold": settings.threshold,
     }
 
@@ -229,6 +239,62 @@ def _sbom(opened: _Opened, signed: _Signed) -> tuple[tuple[Contents, ...], str]:
     return contents, f"{len(document.get('components') or [])} components, as the contents lists say"
 
 
+def _slsa(signed: _Signed, rules: Rules) -> tuple[bool, str]:
+    level = signed.builder.slsa_build_level
+    if level < rules.slsa_build_level:
+        want = names.build_level(replace(signed.builder, slsa_build_level=rules.slsa_build_level))
+        where = signed.builder.builder_id
+        finding = Finding(
+            "release.slsa.level", where, want=f"{want} or more", got=names.build_level(signed.builder)
+        )
+        raise Refused(
+            "the builder is not believed for the level that the channel asks for", findings=[finding]
+        )
+    return True, f"{names.build_level(signed.builder)}, asked is {rules.slsa_build_level}"
+
+
+def _sbom_rules(lists: tuple[Contents, ...], rules: Rules) -> tuple[bool, str]:
+    """No component and no licence that the channel denies."""
+    components = {one.ref: one for listed in lists for one in listed.components}
+    findings = [
+        Finding("release.sbom.denied", f"{one.name} {one.version}", want=f"not {purl}", got=one.purl)
+        for one in components.values()
+        for purl in rules.denied_components
+        if vulnerabilities.named(purl, one)
+    ]
+    findings += [
+        Finding("release.sbom.licence", f"{one.name} {one.version}", want=f"not {licence}", got=one.licence)
+        for one in components.values()
+        for licence in rules.denied_licences
+        if licence in re.split(r"[\s()]+", one.licence)
+    ]
+    if findings:
+        raise Refused("the channel denies what is in this release", findings=findings)
+    denied = len(rules.denied_components) + len(rules.denied_licences)
+    return True, f"{len(components)} components, {denied} denied by the channel, none of them here"
+
+
+def _vulnerabilities(lists: tuple[Contents, ...], asked: Asked) -> tuple[bool, str]:
+    days = asked.settings.rules.vulnerabilities_days
+    if not asked.advisories:
+        if days is None:
+            return True, f"{asked.settings.name} asks for no advisories, and none were given"
+        want = f"signed OSV or VEX files, at most {days} days old"
+        finding = Finding("release.vulnerabilities.missing", asked.settings.name, want=want, got="none")
+        raise Refused("the channel asks for advisories", findings=[finding])
+    max_age = None if days is None else timedelta(days=days)
+    feed = vulnerabilities.read(asked.advisories, asked.trust, asked.now, max_age)
+    found = vulnerabilities.hits(feed, lists)
+    findings = tuple(vulnerabilities.open_findings(found))
+    if findings:
+        raise Refused("a component has a known vulnerability", findings=findings)
+    when = feed.signed_at.isoformat() if feed.signed_at else "never"
+    return (
+        True,
+        f"{len(feed.advisories)} advisories of {when}, {len(found)} about this release and settled by VEX",
+    )
+
+
 def _contents(folder: Path, index: Index, lists: tuple[Contents, ...]) -> tuple[bool, str]:
     """Every product taken apart: each file in it is listed, and comes from a component."""
     covered = coverage.cover(
@@ -254,13 +320,15 @@ def _contents(folder: Path, index: Index, lists: tuple[Contents, ...]) -> tuple[
 def _measurements(
     opened: _Opened,
     signed: _Signed,
-    settings: Settings,
+    asked: Asked,
 ) -> tuple[tuple[Measurement, ...], str]:
+    """There is a measurement for every platform that the channel, or a policy that is live in it, asks for."""
+    settings = asked.settings
     found = verify.read_measurements(signed.statements, opened.index)
     platforms = {one.platform for one in found}
     findings = [
         Finding("release.measurement.missing", name, want="a measurement", got=", ".join(sorted(platforms)))
-        for name in settings.platforms
+        for name in sorted({*settings.platforms, *asked.asked_platforms})
         if name not in platforms
     ]
     if findings:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tallystick.core import jsondoc
@@ -27,6 +27,7 @@ Read = Callable[
     [str], bytes | None
 ]  # a path inside the channel's folder -> bytes, None when there is no file
 
+MAX_AGE = timedelta(days=8)  # of a timestamp: the longest that a client goes without hearing of a revocation
 _CHANGE = "channel change"
 _MAX_METADATA_BYTES = 16 << 20
 _MAX_ROOT_ROTATIONS = 256  # TUF 5.3.3: some upper bound
@@ -84,6 +85,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
     timestamp: Metadata[Timestamp] = _load(read, "timestamp", None, root, "timestamp")
     _check_version("timestamp", timestamp.signed.version, seen)
     _check_expiry("timestamp", timestamp.signed, now)
+    _check_age(timestamp.signed, now)
 
     snapshot: Metadata[Snapshot] = _load(read, "snapshot", timestamp.signed.snapshot_meta, root, "snapshot")
     _check_version("snapshot", snapshot.signed.version, seen)
@@ -98,6 +100,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
     if findings:
         raise Refused(f"channel {channel}: its roles are not what a channel's must be", findings=findings)
 
+    settings = roles.settings_of(root.signed, targets.signed)
     delegations = targets.signed.delegations
     people = (
         tuple(sorted(map(roles.person_of, delegations.keys.values()), key=lambda p: p.name))
@@ -111,11 +114,12 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
         _check_own_role(role, found.signed)
         _check_expiry(role, found.signed, now)
         check_role(role, found, targets.signed, people)
+        _check_push(role, found.signed, settings.rules.push, people)
         delegated[role] = found
     everything: list[Signed] = [root.signed, timestamp.signed, snapshot.signed, targets.signed]
     everything += [metadata.signed for metadata in delegated.values()]
     return State(
-        settings=roles.settings_of(root.signed, targets.signed),
+        settings=settings,
         people=people,
         root=root,
         timestamp=timestamp,
@@ -184,6 +188,14 @@ def check_role(role: str, metadata: Metadata[Targets], targets: Targets, people:
     if len(approvers) < threshold:
         got = ", ".join(approvers) or "nobody"
         raise _false("approvals", role, f"{threshold} people besides its author {author.name}", got)
+
+
+def _check_push(role: str, signed: Targets, push: tuple[str, ...], people: tuple[Person, ...]) -> None:
+    """Hold the author of a shared role's version to the channel's list of who may propose."""
+    if role in roles.SHARED and signed.version > 1 and push:
+        author = proposal_of(signed, people).author.name
+        if author not in push:
+            raise _false("push", role, f"a change proposed by {', '.join(push)}", f"one by {author}")
 
 
 def target(read: Read, signed: Targets, path: str) -> bytes:
@@ -316,6 +328,16 @@ def _check_own_role(role: str, signed: Targets) -> None:
 def _check_expiry(role: str, signed: Signed, now: datetime) -> None:
     if signed.is_expired(now):
         raise _refusal("expired", role, f"an end after {now.isoformat()}", signed.expires.isoformat())
+
+
+def _check_age(timestamp: Signed, now: datetime) -> None:
+    """Bound how long a state may be believed: until then a revocation may go unseen.
+
+    TUF lets whoever has the timestamp's key choose any end; one far away would freeze a channel for good.
+    """
+    latest = now + MAX_AGE
+    if timestamp.expires > latest:
+        raise _refusal("age", "timestamp", f"an end by {latest.isoformat()}", timestamp.expires.isoformat())
 
 
 def _raised(

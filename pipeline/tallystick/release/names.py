@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tallystick.release.records import Index
-from tallystick.signing.records import Identity
+from tallystick.signing.records import Builder, Identity
 
 RELEASE_PREDICATE = "https://in-toto.io/attestation/release/v0.1"
 PREDICATES = {  # statement -> its predicateType
@@ -41,6 +41,11 @@ def verifier_id(promoter: Identity) -> str:
 def gates_uri() -> str:
     """Return the name of the rules that a promotion checks; docs/decisions/0062-promotion-gates.md lists them."""
     return f"{_BASE}/promotion-gates/v1"
+
+
+def build_level(builder: Builder) -> str:
+    """Return the VSA level of what ``builder`` made: the one that the trust file believes it for."""
+    return f"SLSA_BUILD_LEVEL_{builder.slsa_build_level}"
 
 
 def reproduced_level(count: int) -> str:

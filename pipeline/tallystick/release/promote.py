@@ -23,6 +23,7 @@ from tallystick.signing.verify import Verifier
 RELEASE = "release"
 POLICY = "policy"
 MANIFEST = "compiled.json"  # of a compiled policy directory
+POLICY_SOURCE = "policy.yaml"  # compile/output.py writes it; that package comes after this one
 
 SignVerdict = Callable[[bytes], bytes]  # a statement's payload -> its bundle, signed in the author's name
 Show = Callable[[Gate], None]
@@ -43,10 +44,12 @@ def propose_release(
     sign: SignVerdict,
     show: Show = lambda gate: None,
     logged: Logged | None = None,
+    advisories: tuple[Path, ...] = (),
 ) -> Outcome:
     """Run the gates over the release in ``folder``, sign the verdict, and propose its targets.
 
     Args:
+        advisories: signed OSV and VEX files, each with its bundle beside it.
         logged: publishes the log's head with the release; production asks for it, with witnesses.
 
     Raises:
@@ -65,6 +68,8 @@ def propose_release(
             trust=desk.trust,
             now=desk.now,
             people=state.people,
+            asked_platforms=policy_platforms(policies),
+            advisories=advisories,
         )
         passed, release = gates.run(asked, show)
         gates.require(passed)
@@ -98,6 +103,22 @@ def propose_release(
         beside.add(folder, file, bundle)
         change = changes.describe(state, roles.RELEASES, proposed)
     return Outcome(change=change, live=False, gates=passed, high_water=policies.high_water)
+
+
+def policy_platforms(policies: VerifiedPolicies) -> tuple[str, ...]:
+    """Return the platforms that the channel's live policies name, sorted, from the sources they were compiled from.
+
+    Raises:
+        Malformed: a source that does not parse, although people approved it.
+    """
+    from tallystick.formats.yamldoc import Fields, read
+    from tallystick.policy import sections
+
+    found: set[str] = set()
+    for path, data in policies.policies.items():
+        if path.endswith(f"/{POLICY_SOURCE}") and path.count("/") == 1:
+            found |= {choice.platform for choice in sections.platforms(Fields(read(data, POLICY), POLICY))}
+    return tuple(sorted(found))
 
 
 def propose_policy(desk: Desk, name: str, files: Mapping[str, bytes], author: Signatory) -> Outcome:

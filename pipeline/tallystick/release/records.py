@@ -143,12 +143,26 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a channel asks of a release beyond what every channel asks. The defaults ask for nothing more."""
+
+    slsa_build_level: int = 1
+    denied_components: tuple[str, ...] = ()  # purls; one without a version denies every version
+    denied_licences: tuple[str, ...] = ()  # SPDX identifiers
+    vulnerabilities_days: int | None = (
+        None  # how old signed advisories may be; None: the channel asks for none
+    )
+    push: tuple[str, ...] = ()  # people who may propose; none listed: every person of the channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a channel asks of every release. Signed state: part of its top-level targets metadata."""
 
     name: str  # "staging"
     platforms: tuple[str, ...]  # each release carries a measurement for each of these
     threshold: int  # people, apart from the author, who approve a change
+    rules: Rules = Rules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,13 @@ Source: TUF specification 1.0.34, section 4; docs/decisions/0061-channels-as-tuf
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tallystick.core.errors import Malformed
 from tallystick.core.findings import Finding
 from tallystick.release import keys
-from tallystick.release.records import Person, Settings
+from tallystick.release.records import Person, Rules, Settings
 from tallystick.signing.records import Identity
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ CHANNEL_FIELD = "x-tallystick-channel"  # in all that people sign: which channel
 CHANGE_FIELD = "x-tallystick-change"  # in releases and policies metadata: who proposed this version
 PERSON_FIELD = "x-tallystick-person"  # in a key: whose it is
 TIME = "%Y-%m-%dT%H:%M:%SZ"  # how our own fields write an instant
+_MOST_LEVEL = 3  # SLSA v1.2, build track
+_MOST_DAYS = 90
 _REVOCATIONS = "revocations-"
 _PATHS = {
     RELEASES: ["releases/*/*", "releases/*/*/*"],
@@ -99,14 +102,46 @@ def settings_of(root: Root, targets: Targets) -> Settings:
     """
     said = targets.unrecognized_fields.get(CHANNEL_FIELD)
     platforms = said.get("platforms") if isinstance(said, dict) else None
-    if not isinstance(said, dict) or sorted(said) != ["name", "platforms"] or not isinstance(platforms, list):
+    names = sorted(set(said) - {"rules"}) if isinstance(said, dict) else []
+    if not isinstance(said, dict) or names != ["name", "platforms"] or not isinstance(platforms, list):
         raise Malformed("channel", at=CHANNEL_FIELD, want="name, platforms", got=repr(said))
     if not platforms or not all(isinstance(name, str) and _plain(name) for name in platforms):
         raise Malformed("channel", at="platforms", want="at least one platform", got=repr(platforms))
     delegations = targets.delegations
     releases = (delegations.roles or {}).get(RELEASES) if delegations else None
     threshold = releases.threshold if releases else 0
-    return Settings(name=channel_name(root), platforms=tuple(platforms), threshold=threshold)
+    rules = rules_of(said.get("rules", {}))
+    return Settings(name=channel_name(root), platforms=tuple(platforms), threshold=threshold, rules=rules)
+
+
+def rules_of(said: Any) -> Rules:
+    """Return the rules that a channel's targets metadata have.
+
+    Raises:
+        Malformed: an unknown rule, or one of another type: a rule that is not understood is not left out.
+    """
+    known = {field.name for field in fields(Rules)}
+    if not isinstance(said, dict) or set(said) - known:
+        raise Malformed("channel", at="rules", want=f"only {', '.join(sorted(known))}", got=repr(said))
+    values: dict[str, Any] = {}
+    for name, value in said.items():
+        if name in ("slsa_build_level", "vulnerabilities_days"):
+            most = _MOST_LEVEL if name == "slsa_build_level" else _MOST_DAYS
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise Malformed("channel", at=f"rules.{name}", want=f"1 to {most}", got=repr(value))
+            values[name] = value
+        else:
+            if not isinstance(value, list) or not value or not all(isinstance(v, str) and v for v in value):
+                raise Malformed("channel", at=f"rules.{name}", want="a list of texts", got=repr(value))
+            values[name] = tuple(value)
+    return Rules(**values)
+
+
+def rules_document(rules: Rules) -> dict[str, Any]:
+    """Return ``rules`` as targets metadata have them: what asks for nothing is left out."""
+    found = {field.name: getattr(rules, field.name) for field in fields(Rules)}
+    asked = {name: value for name, value in found.items() if value != getattr(Rules(), name)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
 
 
 def channel_name(signed: Root | Targets) -> str:

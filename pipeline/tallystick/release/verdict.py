@@ -21,8 +21,6 @@ from tallystick.release.records import Index, VerifiedRelease
 from tallystick.signing.records import Identity, Trust, VerifiedStatement
 from tallystick.signing.verify import Verifier
 
-_LEVEL = "SLSA_BUILD_LEVEL_1"  # provenance exists and was checked; more is the builder's to show
-
 
 def make(
     release: VerifiedRelease, channel: str, promoter: Identity, rules: Mapping[str, Any], now: datetime
@@ -47,7 +45,7 @@ def make(
             Resource(uri=path, digests=(("sha256", digest.hex),)) for path, digest in inputs_of(release)
         ),
         result=vsa.PASSED,
-        levels=(_LEVEL, names.reproduced_level(len(release.quorum.counted))),
+        levels=(names.build_level(release.builder), names.reproduced_level(len(release.quorum.counted))),
         slsa_version=vsa.SLSA_VERSION,
     )
     return vsa.make(_subjects(release.index), summary)
@@ -110,7 +108,11 @@ def _compared(
         ("verifier", names.verifier_id(signer), summary.verifier_id),
         ("subject", repr(tuple(_subjects(release.index))), repr(subjects)),
         ("inputs", repr(inputs), repr(said)),
-        ("levels", repr((_LEVEL, level or "TALLYSTICK_REPRODUCED_n")), repr(summary.levels)),
+        (
+            "levels",
+            repr((names.build_level(release.builder), level or "TALLYSTICK_REPRODUCED_n")),
+            repr(summary.levels),
+        ),
     ]
 
 

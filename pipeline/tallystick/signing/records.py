@@ -23,6 +23,9 @@ class Builder:
 
     identity: Identity
     builder_id: str
+    slsa_build_level: int = (
+        1  # the highest that it is believed for (SLSA v1.2, verifying artifacts, roots of trust)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,16 @@ class Signer:
             bundle = self._signer.sign_dsse(Statement(payload))
         return canonical(bundle.to_json().encode())
 
+    def file(self, data: bytes) -> bytes:
+        """Return the bundle (v0.3, RFC 8785 bytes) over the bytes of a file.
+
+        Raises:
+            Unreachable: as :meth:`statement`.
+        """
+        with _naming():
+            bundle = self._signer.sign_artifact(data)
+        return canonical(bundle.to_json().encode())
+
 
 @contextmanager
 def embedded(workdir: Path, name: str, now: datetime, passphrase: Passphrase = None) -> Iterator[Signer]:

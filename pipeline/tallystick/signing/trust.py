@@ -104,6 +104,7 @@ def dump(trust: Trust) -> bytes:
             "sigstore_root": _ordered(trust.sigstore_root, "sigstore_root"),
             "builders": [
                 {"identity": _of_identity(builder.identity), "builder_id": builder.builder_id}
+                | ({"slsa_build_level": builder.slsa_build_level} if builder.slsa_build_level > 1 else {})
                 for builder in trust.builders
             ],
             "promoters": [_of_identity(promoter) for promoter in trust.promoters],
@@ -152,8 +153,13 @@ def _check_once(values: Iterable[object], at: str) -> None:
 
 
 def _builder(value: Any, at: str) -> Builder:
-    fields = _object(value, at, ("identity", "builder_id"))
+    there = tuple(name for name in ("slsa_build_level",) if isinstance(value, dict) and name in value)
+    fields = _object(value, at, ("identity", "builder_id", *there))
+    level = fields.get("slsa_build_level", 1)
+    if isinstance(level, bool) or level not in (1, 2, 3):
+        raise _bad(f"{at}.slsa_build_level", "1, 2 or 3", level)
     return Builder(
+        slsa_build_level=level,
         identity=_identity(fields["identity"], f"{at}.identity"),
         builder_id=_text(fields["builder_id"], f"{at}.builder_id"),
     )
