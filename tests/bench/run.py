@@ -6,7 +6,6 @@ pair runs A B A B …, and the median of the ratios is what counts.
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import subprocess
 import sys
@@ -18,9 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
-TALLY = [sys.executable, "-m", "tallystick.cli"]
+_COMMAND = Path(sys.executable).with_name("tally")
+TALLY = [str(_COMMAND)] if _COMMAND.is_file() else [sys.executable, "-m", "tallystick.cli"]
 ROUNDS = 9
-sys.path[:0] = [str(ROOT / "pipeline"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "pipeline"), str(ROOT / "tests"), str(ROOT / "tests/bench")]
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,17 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def pair(what: str, ours: Callable[[], object], peer: str, theirs: Callable[[], object], limit: str) -> Row:
+def pair(
+    what: str,
+    ours: Callable[[], object],
+    peer: str,
+    theirs: Callable[[], object],
+    limit: str,
+    rounds: int = ROUNDS,
+) -> Row:
     """Time both, alternating, after one run of each that is not counted."""
     ours(), theirs()
-    times = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
+    times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in times)
     mine, other = (statistics.median(column) * 1000 for column in zip(*times, strict=True))
     row = Row(what, mine, peer, other, ratio, limit)
@@ -66,45 +73,11 @@ def start_up() -> list[Row]:
     ]
 
 
-def firmware() -> Path:
-    """The corpus's firmware tail behind four MiB that stand for the rest: the same size and code path as a real one."""
-    from support_corpus import CORPUS
-
-    tail = (CORPUS / "evidence/snp/measure/ovmf_AmdSev_suffix.bin").read_bytes()
-    made = Path(tempfile.mkdtemp(prefix="tally-bench-")) / "ovmf.fd"
-    made.write_bytes(hashlib.shake_128(b"firmware").digest((4 << 20) - len(tail)) + tail)
-    return made
-
-
 def measurements() -> list[Row]:
-    path = firmware()
-    kernel = path.with_name("kernel")
-    kernel.write_bytes(hashlib.shake_128(b"kernel").digest(14 << 20))
-    initrd = path.with_name("initrd")
-    initrd.write_bytes(hashlib.shake_128(b"initrd").digest(64 << 20))
-    files = ["--ovmf", path, "--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0"]
-    peer = Path(sys.executable).with_name("sev-snp-measure")
-    one = run(*TALLY, "measure", "snp", *files, "--vcpus", "8", "--vcpu-type", "EPYC-Milan")
-    theirs = run(peer, "--mode", "snp", *files, "--vcpus", "8", "--vcpu-type", "EPYC-Milan")
-    types, counts = "EPYC-Milan,EPYC-Genoa,EPYC-Turin", "1,2,8,32,64,192"
-    matrix = run(*TALLY, "measure", "snp", *files, "--vcpus", counts, "--vcpu-type", types)
+    from bench_measure import pairs
 
-    def eighteen() -> None:
-        for kind in types.split(","):
-            for count in counts.split(","):
-                run(peer, "--mode", "snp", *files, "--vcpus", count, "--vcpu-type", kind)()
-
-    return [
-        pair("SNP digest, one shape", one, "`sev-snp-measure`", theirs, "0.75"),
-        pair(
-            "SNP digests, 3 generations x 6 vCPU counts",
-            matrix,
-            "18 runs of `sev-snp-measure`",
-            eighteen,
-            "0.05",
-        ),
-        pair("SNP matrix of 18", matrix, "our own single digest", one, "1.15"),
-    ]
+    with tempfile.TemporaryDirectory(prefix="tally-bench-") as folder:
+        return [pair(*one) for one in pairs(Path(folder), TALLY)]
 
 
 def evidence() -> list[Row]:

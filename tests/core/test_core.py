@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.core import jsondoc
+from tallystick.core import guid, jsondoc
 from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Exit, Malformed, Misuse, Refused, TallystickError, Unreachable, Unsupported
 from tallystick.core.files import file_digest, read_file, whole_folder, write_file
@@ -184,3 +184,9 @@ def test_a_device_without_an_end_is_not_read_to_it():
     with pytest.raises(Malformed, match="at most 1000 bytes, got more"):
         read_file(Path("/dev/zero"), "x", max_bytes=1000)
     assert read_file(Path("/dev/null"), "x") == b""
+
+
+@given(st.uuids())
+def test_guids_are_what_the_standard_library_says(value):
+    assert guid.data(str(value)) == value.bytes_le
+    assert guid.text(value.bytes_le) == str(value)

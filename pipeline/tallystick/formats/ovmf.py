@@ -6,13 +6,13 @@ X64/IntelTdxMetadata.asm (TDVF sections; Intel TDX Virtual Firmware Design Guide
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 from types import MappingProxyType
 
+from tallystick.core import guid
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.formats.cursor import Cursor
 
@@ -171,10 +171,10 @@ def parse(data: bytes) -> Firmware:
     if not data or len(data) % PAGE_BYTES or len(data) > FOUR_GIB // 2:
         raise Malformed("firmware", at="size", want="whole pages of 4096 bytes", got=f"{len(data)} bytes")
     end = len(data) - _TABLE_END_BYTES
-    size, guid = _entry(data, end)
-    if guid != FOOTER:
+    size, name = _entry(data, end)
+    if name != FOOTER:
         raise Unsupported(
-            "firmware", at=f"table footer at offset {end:#x}", want=f"OVMF table footer {FOOTER}", got=guid
+            "firmware", at=f"table footer at offset {end:#x}", want=f"OVMF table footer {FOOTER}", got=name
         )
     end -= _ENTRY_HEADER_BYTES
     start = end - (size - _ENTRY_HEADER_BYTES)
@@ -191,21 +191,21 @@ def parse(data: bytes) -> Firmware:
                 want="whole entries",
                 got=f"{end - start} bytes over",
             )
-        size, guid = _entry(data, end)
+        size, name = _entry(data, end)
         if not _ENTRY_HEADER_BYTES <= size <= end - start:
             raise Malformed(
-                "firmware", at=f"table entry {guid}", want="a length inside the table", got=str(size)
+                "firmware", at=f"table entry {name}", want="a length inside the table", got=str(size)
             )
-        if guid in table:
-            raise Malformed("firmware", at=f"table entry {guid}", want="each entry once", got="a second one")
-        table[guid] = data[end - size : end - _ENTRY_HEADER_BYTES]
+        if name in table:
+            raise Malformed("firmware", at=f"table entry {name}", want="each entry once", got="a second one")
+        table[name] = data[end - size : end - _ENTRY_HEADER_BYTES]
         end -= size
     return Firmware(data, MappingProxyType(table))
 
 
 def _entry(data: bytes, end: int) -> tuple[int, str]:
     header = data[end - _ENTRY_HEADER_BYTES : end]
-    return int.from_bytes(header[:2], "little"), str(uuid.UUID(bytes_le=header[2:]))
+    return int.from_bytes(header[:2], "little"), guid.text(header[2:])
 
 
 def _sev_range(cursor: Cursor, what: str, index: int) -> SevRange:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from tallystick.core import guid
 from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Malformed, Misuse, Unsupported
 from tallystick.formats.ovmf import (
@@ -29,6 +29,7 @@ from tallystick.formats.ovmf import (
 
 _DIGEST_BYTES = 48
 _ZEROS = bytes(_DIGEST_BYTES)
+_PAGE_INFO_TAIL = struct.Struct("<HBBIQ")  # of PAGE_INFO: its length, type, IMI, VMPL permissions, GPA
 _VMSA_GPA = 0xFFFFFFFFF000  # AMD 56860: the VMSA is measured at GPA -1, cut to 52 bits and page-aligned
 _BSP_EIP = 0xFFFFFFF0  # the x86 reset vector
 MAX_VCPUS = 512
@@ -121,16 +122,14 @@ class KernelHashes:
     def table(self) -> bytes:
         """Return QEMU's padded hash table (target/i386/sev.c, PaddedSevHashTable)."""
         entries = b"".join(
-            uuid.UUID(guid).bytes_le + struct.pack("<H", 50) + value
-            for guid, value in (
+            guid.data(name) + struct.pack("<H", 50) + value
+            for name, value in (
                 ("97d02dd8-bd20-4c94-aa78-e7714d36ab2a", self.cmdline),
                 ("44baf731-3a2f-4bd7-9af1-41e29169781d", self.initrd),
                 ("4de79437-abd2-427f-b835-d5b172d2045b", self.kernel),
             )
         )
-        header = uuid.UUID("9438d606-4f22-4cc9-b479-a793d411fd21").bytes_le + struct.pack(
-            "<H", 18 + len(entries)
-        )
+        header = guid.data("9438d606-4f22-4cc9-b479-a793d411fd21") + struct.pack("<H", 18 + len(entries))
         return (header + entries).ljust(176, b"\0")
 
 
@@ -163,7 +162,7 @@ class _Launch:
 
     def page(self, kind: _Page, gpa: int, contents: bytes = _ZEROS) -> None:
         """Measure one page: PAGE_INFO is 0x70 bytes, and its hash is the next digest."""
-        info = self.digest + contents + struct.pack("<HBBIQ", 0x70, kind.value, 0, 0, gpa)
+        info = self.digest + contents + _PAGE_INFO_TAIL.pack(0x70, kind.value, 0, 0, gpa)
         self.digest = hashlib.sha384(info).digest()
 
     def pages(self, kind: _Page, gpa: int, size_bytes: int, what: str) -> None:
@@ -175,9 +174,11 @@ class _Launch:
     def bytes(self, gpa: int, data: bytes | memoryview, what: str) -> None:
         """Measure ``data`` as normal pages."""
         view = memoryview(data)
-        sha384 = hashlib.sha384
-        for offset in range(0, len(view), PAGE_BYTES):
-            self.page(_Page.NORMAL, gpa + offset, sha384(view[offset : offset + PAGE_BYTES]).digest())
+        sha384, tail, normal, digest = hashlib.sha384, _PAGE_INFO_TAIL.pack, _Page.NORMAL.value, self.digest
+        for offset in range(0, len(view), PAGE_BYTES):  # page() written out: firmware has a thousand pages
+            contents = sha384(view[offset : offset + PAGE_BYTES]).digest()
+            digest = sha384(digest + contents + tail(0x70, normal, 0, 0, gpa + offset)).digest()
+        self.digest = digest
         self.note(what, gpa, len(view) // PAGE_BYTES)
 
     def note(self, what: str, gpa: int, pages: int) -> None:
