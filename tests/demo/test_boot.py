@@ -39,7 +39,7 @@ def boot(tpm_state, folder, deployment, *, prompt, **differs):
     with serving(LittleBroker(dict(KEYS.values()))) as broker:
         machine = Machine(
             uki=release_file("products/uki.efi"),
-            firmware=release_file("firmware/*.fd"),
+            firmware=release_file("firmware/ovmf.fd"),
             disk=folder / "disk",
             tpm_state=tpm_state,
             broker_port=int(broker.url.rsplit(":", 1)[1]),
@@ -54,7 +54,7 @@ def quoted(attestation) -> dict[str, str]:
 
 
 def predicted(deployment) -> dict[str, str]:
-    firmware = qemu.MeasuredFirmware.of(release_file("firmware/*.fd").read_bytes())
+    firmware = qemu.MeasuredFirmware.of(release_file("firmware/ovmf.fd").read_bytes())
     image = image_events(uki.parse(release_file("products/uki.efi").read_bytes()))
     digest = Digest.of(deployment.init_data)
     return dict(qemu.pcr_claims(qemu.boot_events(image, firmware, qemu.machine(SHAPE), digest)))

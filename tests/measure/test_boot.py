@@ -18,7 +18,7 @@ BASE: dict[str, bytes | None] = {".cmdline": CMDLINE, ".initrd": b"no archive"}
 
 @pytest.fixture(scope="module")
 def firmware():
-    return release_file("firmware/*.fd")
+    return release_file("firmware/ovmf.fd")
 
 
 @pytest.fixture(scope="module")
