@@ -11,7 +11,7 @@ from release import world as worlds
 from sbom import builds
 
 from tallystick.cli.app import _run
-from tallystick.release import index, keys
+from tallystick.release import gates, index, keys
 from tallystick.signing import trust as trust_file
 
 
@@ -61,7 +61,7 @@ def test_promote_approve_show_revoke(place, tally, capsys):
     release = place / "release"
     digest = str(index.read(release).digest)
     proposed = tally("promote", release, "--channel", "staging", "--as", "alice")
-    assert [gate["passed"] for gate in proposed["gates"]] == [True] * 9
+    assert [gate["passed"] for gate in proposed["gates"]] == [True] * len(gates.NAMES)
     assert proposed["change"]["approvals_missing"] == 2
     shown = tally("channel", "show", "staging")
     assert (shown["releases"], shown["pending"][0]["author"]) == ([], "alice")
@@ -80,7 +80,9 @@ def test_promote_approve_show_revoke(place, tally, capsys):
         ["rebuilder"],
     )
     assert tally("verify", release)["digest"] == digest
-    gone = tally("revoke", release, "--channel", "staging", "--as", "carol", "--reason", "CVE-2026-1")
+    gone = tally(
+        "revoke", release, "--channel", "staging", "--as", "carol", "--reason", "CVE-2026-1", "--yes"
+    )
     assert gone["release"] == digest
     shown = tally("channel", "show", "staging")
     assert (shown["releases"], shown["revocations"][0]["by"]) == ([], "carol")
@@ -127,7 +129,7 @@ def test_what_is_not_there_is_misuse(place, tally):
         ("promote", place / "release", "--channel", "staging", "--as", "nobody"),
         ("approve", "--channel", "staging", "--as", "alice"),
         ("approve", "--channel", "../staging", "--as", "alice"),
-        ("revoke", "x", "--channel", "staging", "--as", "alice", "--reason", "x"),
+        ("revoke", "x", "--channel", "staging", "--as", "alice", "--reason", "x", "--yes"),
         ("channel", "withdraw", "staging", "--as", "alice"),
         ("diff", place, place),
         ("promote", place / "release", "--channel", "other", "--as", "alice"),
@@ -276,3 +278,35 @@ def test_a_policy_source_that_is_another_one_is_not_approved(place, tally):
         again("demo", {}, None)
     with pytest.raises(Refused, match="want other, got demo"):
         again("other", {"policy.yaml": POLICY.encode()}, None)
+
+
+def test_revoking_by_component_and_vulnerability_shows_counts_first(place, tally):
+    tally("promote", place / "release", "--channel", "staging", "--as", "alice")
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name)
+    common = ("--channel", "staging", "--as", "carol")
+    absent = tally("revoke", "--component", "pkg:deb/debian/nothing", "--reason", "x", *common)
+    assert (absent["revoked"], absent["affected"]["releases"]) == ([], 0)
+    unasked = tally("revoke", "--component", "pkg:deb/debian/libc6", "--reason", "x", *common, code=2)
+    assert unasked["error"]["code"] == "revoke.unconfirmed"
+    osv = place / "osv.json"
+    affected = [{"package": {"ecosystem": "Debian:12", "name": "libc6", "purl": "pkg:deb/debian/libc6"}}]
+    osv.write_text(json.dumps({"id": "CVE-2026-9", "affected": affected}))
+    tally("sign", osv, "--as", "alice")
+    for wrong in (
+        ("--cve", "CVE-2026-9"),
+        ("--vex", osv),
+        ("--component", "x", "--cve", "y", "--vex", osv),
+        (),
+    ):
+        assert tally("revoke", *wrong, *common, "--yes", code=2)["error"]["code"] in (
+            "revoke.what",
+            "revoke.reason",
+        )
+    other = tally("revoke", "--cve", "CVE-2026-8", "--vex", osv, *common, "--yes")
+    assert other["revoked"] == []
+    done = tally("revoke", "--cve", "CVE-2026-9", "--vex", osv, *common, "--yes")
+    assert [one["by"] for one in done["revoked"]] == ["carol"]
+    counts = done["affected"]
+    assert (counts["components"], counts["releases"], counts["measurements"]) == (1, 1, 1)
+    assert tally("channel", "show", "staging")["releases"] == []

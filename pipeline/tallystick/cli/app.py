@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("pull", "Pull a release out of a container registry."),
     "promote": ("promote", "Propose a release or a compiled policy for a channel."),
     "approve": ("approve", "Approve what is proposed for a channel."),
-    "revoke": ("revoke", "Take a release out of a channel."),
+    "revoke": ("revoke", "Take releases out of a channel: one, or all with a component or vulnerability."),
     "channel": ("channel", "Show a channel."),
     "diff": ("diff", "Say how two releases differ."),
     "trace": ("trace", "Walk from any digest back to its source."),

@@ -5,6 +5,8 @@ Source: docs/decisions/0063-revocation.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Refused
 from tallystick.core.findings import Finding
@@ -18,14 +20,22 @@ from tallystick.release.records import HighWater, Revocation
 def revoke(
     desk: Desk, release: Digest, who: Signatory, online: Signatory, reason: str
 ) -> tuple[Revocation, HighWater]:
-    """Revoke ``release`` with one person's signature; effective with the next load of the channel.
+    """Revoke one release; as :func:`revoke_all`."""
+    (revocation,), mark = revoke_all(desk, (release,), who, online, reason)
+    return revocation, mark
+
+
+def revoke_all(
+    desk: Desk, releases: Sequence[Digest], who: Signatory, online: Signatory, reason: str
+) -> tuple[tuple[Revocation, ...], HighWater]:
+    """Revoke ``releases`` together with one person's signature; effective with the next load of the channel.
 
     Any person of the channel may, and only by promoting other bytes does a release come back. The next
     change of the channel's releases takes the revoked targets out.
 
     Raises:
-        Refused: the channel does not have the release (``release.channel.absent``), this person has revoked
-            it already (``release.revoke.duplicate``), or has no key of the channel.
+        Refused: the channel does not have a release (``release.channel.absent``), this person has revoked
+            it already (``release.revoke.duplicate``), or has no key of the channel. Then none is revoked.
     """
     with desk.folder.locked():
         state = desk.state()
@@ -34,19 +44,23 @@ def revoke(
         known = channel.release_digests(state.delegated[roles.RELEASES].signed)
         waiting = desk.folder.pending(state).get(roles.RELEASES)
         known += channel.release_digests(waiting.signed) if waiting is not None else ()
-        if release not in known:
-            got = ", ".join(sorted(set(map(str, known)))) or "none"
-            raise refusal("absent", desk.channel, f"a release of the channel: {got}", str(release))
-        if any(r.release == release and r.by == person.name for r in policies.revocations):
-            finding = Finding("release.revoke.duplicate", str(release), want="each once", got=person.name)
-            raise Refused(f"{person.name} has revoked {release} already", findings=[finding])
-        revocation = Revocation(release=release, by=person.name, reason=reason, at=desk.now)
-        added = Added(path=revocations.path_of(revocation), data=revocations.write(revocation))
-        revocations.parse(added.data, added.path)
-        desk.folder.add_targets({added.path: added.data})
-        role, signed = changes.revoke(state, who, [added], now=desk.now, lifetimes=desk.lifetimes)
+        made = tuple(Revocation(release=one, by=person.name, reason=reason, at=desk.now) for one in releases)
+        for revocation in made:
+            if revocation.release not in known:
+                got = ", ".join(sorted(set(map(str, known)))) or "none"
+                where = f"a release of the channel: {got}"
+                raise refusal("absent", desk.channel, where, str(revocation.release))
+            if any(r.release == revocation.release and r.by == person.name for r in policies.revocations):
+                where = str(revocation.release)
+                finding = Finding("release.revoke.duplicate", where, want="each once", got=person.name)
+                raise Refused(f"{person.name} has revoked {where} already", findings=[finding])
+        added = [Added(path=revocations.path_of(one), data=revocations.write(one)) for one in made]
+        for one in added:
+            revocations.parse(one.data, one.path)
+        desk.folder.add_targets({one.path: one.data for one in added})
+        role, signed = changes.revoke(state, who, added, now=desk.now, lifetimes=desk.lifetimes)
         publish(desk, state, {role: signed}, online)
-        return revocation, desk.policies(desk.state()).high_water
+        return made, desk.policies(desk.state()).high_water
 
 
 def refresh(desk: Desk, online: Signatory) -> HighWater:

@@ -274,5 +274,5 @@ def _revoked(scene: Scene) -> Refused:
         raise StepFailed(f"the good machine no longer gets its key: {outcome.refusal}", code="demo.no-key")
     release = str(Digest.of((scene.release / "index.json").read_bytes()))
     channel = ("--channel", CHANNEL, "--workdir", steps.workdir)
-    steps.run("revoke", release, *channel, "--as", "bob", "--reason", "end of the demo")
+    steps.run("revoke", release, *channel, "--as", "bob", "--reason", "end of the demo", "--yes")
     return _replay(scene, "a revoked release", scene.good_events())
