@@ -224,7 +224,7 @@ def _judge_one(
         findings += wrong
         notes += said
         rim_revocations.append(revoked)
-    compared = rims.compare(
+    comparison = rims.compare(
         [verified.rim for verified in chosen],
         report.measurements,
         nvdec0_disabled=fields.get("nvdec0_status") is False,
@@ -234,7 +234,7 @@ def _judge_one(
         key=key,
         fields=fields,
         rims=chosen,
-        compared=compared,
+        comparison=comparison,
         revocation=revocation,
         rim_revocations=tuple(rim_revocations),
         nonce_given=nonce is not None,
@@ -278,8 +278,8 @@ def _suited(
         if count > 1:
             findings.append(Finding("nvidia.rim.ambiguous", f"RIMs for {version}", "one", str(count)))
     indices = [m.index for verified in fit for m in verified.rim.active]
-    twice = sorted({index for index in indices if indices.count(index) > 1})
-    if twice and not findings:
+    if len(set(indices)) < len(indices) and not findings:
+        twice = sorted({index for index in indices if indices.count(index) > 1})
         got = ", ".join(map(str, twice))
         findings.append(Finding("nvidia.rim.conflict", "RIMs", "each index in one of them", f"{got} in both"))
     return tuple(sorted(fit, key=lambda verified: verified.rim.source)), findings
@@ -334,12 +334,11 @@ def _remarks(device: Judged) -> list[Finding]:
             name = "driver_version" if source == "driver" else "vbios_version"
             where = f"RIM of the {source} {device.fields.get(name, '?')}"
             notes.append(Finding("nvidia.rim.missing", where, "a signed RIM", "none was given"))
-    for one in device.compared:
-        if not one.matches:
-            want = " or ".join(value.hex() for value in one.reference.values)
-            got = "none" if one.reported is None else one.reported.hex()
-            where = f"measurement {one.reference.index} ({one.reference.name})"
-            notes.append(Finding("nvidia.measurement.mismatch", where, want, got, f"{one.source} RIM"))
+    for one in device.comparison.mismatches:
+        want = " or ".join(value.hex() for value in one.reference.values)
+        got = "none" if one.reported is None else one.reported.hex()
+        where = f"measurement {one.reference.index} ({one.reference.name})"
+        notes.append(Finding("nvidia.measurement.mismatch", where, want, got, f"{one.source} RIM"))
     return notes
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tallystick.evidence.chain import Chain
 from tallystick.evidence.nvidia_device import GPU, DeviceKey
-from tallystick.evidence.rim import Compared, VerifiedRim
+from tallystick.evidence.rim import Comparison, Mismatch, VerifiedRim
 from tallystick.formats.spdm import Report
 
 _SOURCES = {"driver": "Driver", "vbios": "Firmware"}  # as NVIDIA names them in mismatch records
@@ -41,7 +41,7 @@ class Judged:
     key: DeviceKey
     fields: Mapping[str, Any]  # formats/nvidia_opaque.py
     rims: tuple[VerifiedRim, ...]  # those for this device; one of each source at most
-    compared: tuple[Compared, ...]
+    comparison: Comparison
     revocation: Revocation
     rim_revocations: tuple[Revocation, ...]  # in the order of ``rims``
     nonce_given: bool  # and therefore equal
@@ -54,7 +54,7 @@ class Judged:
     @property
     def measres(self) -> str:
         """The result over all indices: a part that was not compared is not a success."""
-        if any(not one.matches for one in self.compared):
+        if self.comparison.mismatches:
             return "fail"
         return "success" if {v.rim.source for v in self.rims} >= set(self.wanted) else "not-run"
 
@@ -116,20 +116,20 @@ def _reversed(identifier: str) -> str:
 def _comparison(device: Judged) -> dict[str, Any]:
     """Return the result of the comparison; ``secboot`` and ``dbgstat`` follow from it, as in NVIDIA's verifier."""
     result = device.measres
-    wrong = [one for one in device.compared if not one.matches]
+    compared, wrong = device.comparison.compared, device.comparison.mismatches
     success = result == "success"
     return {
         "measres": result,
         "secboot": True if success else None,
         "dbgstat": "disabled" if success else None,
-        "measurements_compared": len(device.compared),
-        "measurements_matched": len(device.compared) - len(wrong),
+        "measurements_compared": compared,
+        "measurements_matched": compared - len(wrong),
         "x-nvidia-mismatch-measurement-records": [_record(one) for one in wrong] or None,
         "oemid": device.rims[0].rim.manufacturer_id if device.rims else None,
     }
 
 
-def _record(one: Compared) -> dict[str, Any]:
+def _record(one: Mismatch) -> dict[str, Any]:
     """Return a mismatch as NVIDIA's tokens have it; its index counts from 0."""
     golden = one.reference.values[0]
     return {
@@ -173,11 +173,9 @@ def joined(devices: Sequence[Mapping[str, Any]], device_class: str) -> dict[str,
     "fail" as soon as one device's is. ``device_count`` counts devices, not reports: one that was listed twice is one.
     """
     first, *others = devices
-    values = {
-        name: value
-        for name, value in first.items()
-        if all(name in other and other[name] == value for other in others)
-    }
+    values = dict(first)
+    for other in others:
+        values = {name: value for name, value in values.items() if name in other and other[name] == value}
     if any(device["measres"] == "fail" for device in devices):
         values["measres"] = "fail"
     values["device_count"] = len({device["ueid"] for device in devices})

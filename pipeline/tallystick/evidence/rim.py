@@ -36,17 +36,20 @@ class VerifiedRim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One active measurement of a manifest beside what the report has at its index."""
+class Mismatch:
+    """One active measurement of a manifest that the report has not, or has otherwise."""
 
     source: str  # "driver" or "vbios"
     reference: RimMeasurement
     reported: bytes | None
 
-    @property
-    def matches(self) -> bool:
-        """Whether the report has one of the values that the manifest allows."""
-        return self.reported in self.reference.values
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A report beside every active measurement of its manifests."""
+
+    compared: int
+    mismatches: tuple[Mismatch, ...]  # by index
 
 
 def is_rim(data: bytes) -> bool:
@@ -94,19 +97,21 @@ def _unwrapped(data: bytes) -> bytes:
     return canonical_base64.decode(answer["rim"], "RIM service's answer", "rim")
 
 
-def compare(
-    rims: Sequence[Rim], measurements: Mapping[int, bytes], *, nvdec0_disabled: bool
-) -> tuple[Compared, ...]:
-    """Return every comparison that ``rims`` ask for, in the order of the indices.
+def compare(rims: Sequence[Rim], measurements: Mapping[int, bytes], *, nvdec0_disabled: bool) -> Comparison:
+    """Return what comes of every comparison that ``rims`` ask for.
 
     Args:
         measurements: the report's values by SPDM's index.
         nvdec0_disabled: the report says so; its measurement then stays out.
     """
-    found = [
-        Compared(source=rim.source, reference=reference, reported=measurements.get(reference.index))
-        for rim in rims
-        for reference in rim.active
-        if not (nvdec0_disabled and reference.index == NVDEC0_INDEX)
-    ]
-    return tuple(sorted(found, key=lambda one: one.reference.index))
+    compared = 0
+    wrong: list[Mismatch] = []
+    for rim in rims:
+        for reference in rim.active:
+            if nvdec0_disabled and reference.index == NVDEC0_INDEX:
+                continue
+            compared += 1
+            reported = measurements.get(reference.index)
+            if reported not in reference.values:
+                wrong.append(Mismatch(source=rim.source, reference=reference, reported=reported))
+    return Comparison(compared=compared, mismatches=tuple(sorted(wrong, key=lambda one: one.reference.index)))
