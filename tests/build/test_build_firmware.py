@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tallystick.build import debian, host, lock, make, released, seeds
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unreachable
 from tallystick.core.files import file_digest
+from tallystick.formats import firmware, pe
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = lock.parse((ROOT / "nix/lock/released.json").read_bytes(), "released.json")
@@ -49,6 +51,26 @@ def test_snp_firmware_that_is_given_no_kernel_starts_nothing():
         said = machine.communicate()[0]
     assert MESSAGE in said
     assert said.rstrip().endswith(MESSAGE)
+
+
+def test_where_a_boot_loader_would_be_the_snp_firmware_has_ours():
+    """The application of nix/firmware/loader.py, whole, in the volume that the firmware unpacks; and no GRUB."""
+    spec = importlib.util.spec_from_file_location("loader", ROOT / "nix/firmware/loader.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    image = loader.image()
+    volume = bytes(firmware.parse(AMDSEV.read_bytes()).dxe)
+    assert volume.count(image) == 1
+    assert b"grub" not in volume
+    text = pe.parse(image).sections[0]
+    code = bytes(pe.parse(image).content(text))
+    stop = code.index(bytes.fromhex("faf4ebfc"))  # cli; hlt; jmp to the cli
+    message = loader.MESSAGE.encode("utf-16-le")
+    lea = code.index(bytes.fromhex("488d15"))
+    assert code.index(message) == lea + 7 + int.from_bytes(code[lea + 3 : lea + 7], "little", signed=True)
+    assert stop < code.index(message)
 
 
 @pytest.mark.nix
