@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import support_softhsm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from hypothesis import given
@@ -23,11 +23,6 @@ from tallystick.signing.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"correct horse"
-MODULES = (
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm.so",
-)
 
 
 def test_an_encrypted_key_opens_with_its_passphrase_alone(tmp_path):
@@ -165,51 +160,27 @@ def test_whatever_is_read_as_a_uri_is_read_or_refused(text):
 
 @pytest.fixture
 def token(tmp_path, monkeypatch):
-    """A SoftHSM token, and a function that makes a key in it and gives its URI."""
-    pkcs11 = pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed")
-    module = next((path for path in MODULES if Path(path).exists()), None)
-    if module is None or shutil.which("softhsm2-util") is None:
-        pytest.skip("no SoftHSM (Debian: softhsm2)")
-    (tmp_path / "tokens").mkdir()
-    config = tmp_path / "softhsm2.conf"
-    config.write_text(
-        f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-    )
-    monkeypatch.setenv("SOFTHSM2_CONF", str(config))
-    label = f"tally-{os.urandom(6).hex()}"
-    command = [
-        "softhsm2-util",
-        "--init-token",
-        "--free",
-        "--label",
-        label,
-        "--pin",
-        "1234",
-        "--so-pin",
-        "5678",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    library = pkcs11.lib(module)
-    library.reinitialize()  # the library reads its configuration once
-    hardware._session.cache_clear()
+    """A function that makes a key in a SoftHSM token and gives its URI."""
+    with support_softhsm.token(tmp_path, monkeypatch) as found:
 
-    def make(name, curve):
-        from pkcs11 import Attribute, KeyType, Mechanism
-        from pkcs11.util.ec import encode_named_curve_parameters
+        def make(name, curve):
+            from pkcs11 import Attribute, KeyType, Mechanism
+            from pkcs11.util.ec import encode_named_curve_parameters
 
-        with library.get_token(token_label=label).open(rw=True, user_pin="1234") as session:
-            if curve == "ed25519":
-                parameters = {Attribute.EC_PARAMS: b"\x13\x0cedwards25519"}
-                domain = session.create_domain_parameters(KeyType.EC_EDWARDS, parameters, local=True)
-                domain.generate_keypair(mechanism=Mechanism.EC_EDWARDS_KEY_PAIR_GEN, store=True, label=name)
-            else:
-                parameters = {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}
-                domain = session.create_domain_parameters(KeyType.EC, parameters, local=True)
-                domain.generate_keypair(store=True, label=name)
-        return f"pkcs11:token={label};object={name}?module-path={module}"
+            def generate(session):
+                if curve == "ed25519":
+                    parameters = {Attribute.EC_PARAMS: b"\x13\x0cedwards25519"}
+                    domain = session.create_domain_parameters(KeyType.EC_EDWARDS, parameters, local=True)
+                    mechanism = Mechanism.EC_EDWARDS_KEY_PAIR_GEN
+                    domain.generate_keypair(mechanism=mechanism, store=True, label=name)
+                else:
+                    parameters = {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}
+                    domain = session.create_domain_parameters(KeyType.EC, parameters, local=True)
+                    domain.generate_keypair(store=True, label=name)
 
-    yield make
-    hardware._session.cache_clear()
+            return found.make(name, generate)
+
+        yield make
 
 
 @pytest.mark.parametrize("curve", ["secp256r1", "secp384r1"])

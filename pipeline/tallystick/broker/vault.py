@@ -1,4 +1,4 @@
-"""The embedded vault: one encrypted file for each key, under one master key.
+"""The vault: one encrypted file for each key, under one master key.
 
 A key's identifier and its channel are authenticated together with its ciphertext, so a file that is renamed,
 copied over another or edited opens for nobody, and a key can not change its channel (DESIGN.md, invariant 8).
@@ -9,12 +9,11 @@ Source: NIST SP 800-38D (AES-GCM); RFC 7914 (scrypt); RFC 8785 (the bytes that a
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -25,9 +24,10 @@ import rfc8785
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tallystick.broker.sealing import LocalSealer, Sealer, b64, sealer_of, unb64
 from tallystick.broker.secretfiles import locked, private_folder, read_secret, write_secret
 from tallystick.core import jsondoc
-from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unsupported
+from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unreachable, Unsupported
 from tallystick.handshake.kbs import check_key
 
 VAULT_SCHEMA = "tallystick/vault/v1"
@@ -97,34 +97,48 @@ def channel_name(text: str) -> str:
 
 
 class Vault:
-    """The keys under one folder. Holds the master key in memory; opens one key's file at a time."""
+    """The keys under one folder, sealed by one sealer; opens one key's file at a time."""
 
-    __slots__ = ("_aead", "_folder")
+    __slots__ = ("_folder", "_sealer")
 
-    def __init__(self, folder: Path, aead: AESGCM) -> None:
+    def __init__(self, folder: Path, sealer: Sealer) -> None:
         self._folder = folder
-        self._aead = aead
+        self._sealer = sealer
 
     @classmethod
-    def create(cls, folder: Path, *, passphrase: str | None = None) -> Vault:
+    def create(
+        cls, folder: Path, *, passphrase: str | None = None, master: Mapping[str, str] | None = None
+    ) -> Vault:
         """Make an empty vault in ``folder``; its master key is random, in a 0600 file.
 
         With a ``passphrase`` the file holds it encrypted under scrypt of the passphrase.
 
+        Args:
+            master: where the master key is instead: ``{"master": "pkcs11", "key": URI}`` or
+                ``{"master": "transit", "key": URL, "ca": file}``. The passphrase is then the PIN or the token.
+
         Raises:
             Misuse: there is a vault already (``vault.exists``), or the passphrase is empty.
+            TallystickError: as the token or the service says; a secret must come back before the vault is made.
         """
         if (folder / "vault.json").exists():
             raise Misuse(f"{folder} is a vault already", code="vault.exists")
+        if master is not None:
+            document: dict[str, Any] = {"schema": VAULT_SCHEMA, **master}
+            sealer = sealer_of(document, _encoded(passphrase))
+            _try(sealer)
+            private_folder(folder / "keys")
+            write_secret(folder / "vault.json", rfc8785.dumps(document))
+            return cls(folder, sealer)
         private_folder(folder / "keys")
-        master = secrets.token_bytes(_MASTER_BYTES)
+        key = secrets.token_bytes(_MASTER_BYTES)
         if passphrase is None:
-            document: dict[str, Any] = {"schema": VAULT_SCHEMA, "master": "file"}
-            write_secret(folder / "master.key", master)
+            document = {"schema": VAULT_SCHEMA, "master": "file"}
+            write_secret(folder / "master.key", key)
         else:
-            document = {"schema": VAULT_SCHEMA, "master": "passphrase", **_lock(master, passphrase)}
+            document = {"schema": VAULT_SCHEMA, "master": "passphrase", **_lock(key, passphrase)}
         write_secret(folder / "vault.json", rfc8785.dumps(document))
-        return cls(folder, AESGCM(master))
+        return cls(folder, LocalSealer(key))
 
     @classmethod
     def open(cls, folder: Path, *, passphrase: str | None = None) -> Vault:
@@ -147,10 +161,10 @@ class Vault:
                 raise Misuse(f"the vault in {folder} wants a passphrase", code="vault.passphrase")
             master = _unlock(document, passphrase)
         else:
-            raise Unsupported("vault", at="master", want="file or passphrase", got=str(kept))
+            return cls(folder, sealer_of(document, _encoded(passphrase)))
         if len(master) != _MASTER_BYTES:
             raise Malformed("vault", at="master.key", want=f"{_MASTER_BYTES} bytes", got=f"{len(master)}")
-        return cls(folder, AESGCM(master))
+        return cls(folder, LocalSealer(master))
 
     def generate(self, key: KeyId, *, channel: str, now: datetime) -> KeyRecord:
         """Make a random 256-bit key and return its record; the secret is never returned.
@@ -246,20 +260,16 @@ class Vault:
         return record
 
     def _seal(self, record: KeyRecord, secret: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
         head = _head(record)
-        sealed = self._aead.encrypt(nonce, secret, rfc8785.dumps(head))
-        return rfc8785.dumps({**head, "nonce": _b64(nonce), "sealed": _b64(sealed)})
+        return rfc8785.dumps({**head, **self._sealer.seal(secret, rfc8785.dumps(head))})
 
     def _unseal(self, path: Path) -> KeyMaterial:
         document = _document(path, "key file", KEY_SCHEMA)
-        nonce, sealed = (_unb64(document.pop(name, None), name) for name in ("nonce", "sealed"))
+        sealed = {name: document.pop(name, None) for name in self._sealer.fields}
         try:
-            secret = self._aead.decrypt(nonce, sealed, rfc8785.dumps(document))
-        except (InvalidTag, ValueError):
-            raise NotGenuine(
-                f"{path}: the file was edited, or belongs to another vault", code="vault.not-genuine"
-            ) from None
+            secret = self._sealer.unseal(sealed, rfc8785.dumps(document))
+        except NotGenuine as error:
+            raise NotGenuine(f"{path}: {error.message}", code=error.code) from None
         return KeyMaterial(record=_record(document), secret=secret)
 
 
@@ -285,19 +295,34 @@ def _record(head: dict[str, Any]) -> KeyRecord:
     )
 
 
+def _encoded(passphrase: str | None) -> bytes | None:
+    return None if passphrase is None else passphrase.encode()
+
+
+def _try(sealer: Sealer) -> None:
+    """Seal and unseal something, so that a vault is never made whose keys would be lost.
+
+    Raises:
+        Unreachable: something else came back (``vault.sealer``).
+    """
+    probe = secrets.token_bytes(GENERATED_BYTES)
+    if sealer.unseal(sealer.seal(probe, b"probe"), b"probe") != probe:
+        raise Unreachable("the master key does not give back what it sealed", code="vault.sealer")
+
+
 def _lock(master: bytes, passphrase: str) -> dict[str, Any]:
     salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
-    head: dict[str, Any] = {"kdf": "scrypt", **_SCRYPT, "salt": _b64(salt)}
+    head: dict[str, Any] = {"kdf": "scrypt", **_SCRYPT, "salt": b64(salt)}
     sealed = AESGCM(_stretch(passphrase, salt)).encrypt(nonce, master, rfc8785.dumps(head))
-    return {**head, "nonce": _b64(nonce), "sealed": _b64(sealed)}
+    return {**head, "nonce": b64(nonce), "sealed": b64(sealed)}
 
 
 def _unlock(document: dict[str, Any], passphrase: str) -> bytes:
     head: dict[str, Any] = {name: document.get(name) for name in ("kdf", *_SCRYPT, "salt")}
     if {name: head[name] for name in ("kdf", *_SCRYPT)} != {"kdf": "scrypt", **_SCRYPT}:
         raise Unsupported("vault", at="kdf", want=f"scrypt with {_SCRYPT}", got=str(head))
-    salt = _unb64(head["salt"], "salt")
-    nonce, sealed = (_unb64(document.get(name), name) for name in ("nonce", "sealed"))
+    salt = unb64(head["salt"], "salt")
+    nonce, sealed = (unb64(document.get(name), name) for name in ("nonce", "sealed"))
     try:
         return AESGCM(_stretch(passphrase, salt)).decrypt(nonce, sealed, rfc8785.dumps(head))
     except (InvalidTag, ValueError):
@@ -323,16 +348,3 @@ def _document(path: Path, what: str, schema: str) -> dict[str, Any]:
     if document.get("schema") != schema:
         raise Unsupported(what, at="schema", want=schema, got=str(document.get("schema")))
     return document
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _unb64(value: object, name: str) -> bytes:
-    try:
-        if isinstance(value, str):
-            return base64.b64decode(value, validate=True)
-    except binascii.Error:
-        pass
-    raise Malformed("vault", at=name, want="base64", got=type(value).__name__)

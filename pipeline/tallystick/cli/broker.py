@@ -39,12 +39,34 @@ Channel = Annotated[str, typer.Option("--channel", help="The channel that the ke
 
 
 @app.command()
-def init(workdir: Workdir = None, passphrase_file: PassphraseFile = None, as_json: JsonFlag = False) -> None:
+def init(
+    workdir: Workdir = None,
+    passphrase_file: PassphraseFile = None,
+    hsm: Annotated[
+        str | None,
+        typer.Option(
+            "--hsm", help="PKCS#11 URI of an AES-256 key that seals the vault; the file holds the PIN."
+        ),
+    ] = None,
+    transit: Annotated[
+        str | None,
+        typer.Option(
+            "--transit",
+            help="URL of a transit key of Vault or OpenBao, https://HOST/v1/MOUNT/keys/NAME; the file holds the token.",
+        ),
+    ] = None,
+    transit_ca: Annotated[
+        Path | None,
+        typer.Option("--transit-ca", help="PEM file of the authority of that service's certificate."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Make a broker: an empty vault, a log with its key, and a store."""
     from tallystick.broker import opening
 
     home = broker_home(workdir)
-    line = opening.create(home, passphrase=_passphrase(passphrase_file))
+    master = _master(hsm, transit, transit_ca)
+    line = opening.create(home, passphrase=_passphrase(passphrase_file), master=master)
     emit(
         {"broker": str(home.folder), "log_verifier": line},
         f"made a broker in {home.folder}\nits log is verified with {line}",
@@ -112,6 +134,19 @@ def serve(
     finally:
         listening.close()
     progress("broker stopped")
+
+
+def _master(hsm: str | None, transit: str | None, ca: Path | None) -> dict[str, str] | None:
+    """Return where the vault's master key is, when it is not in the vault's own folder."""
+    if hsm is not None and transit is not None:
+        raise Misuse("broker init: want --hsm or --transit, not both", code="vault.master")
+    if ca is not None and transit is None:
+        raise Misuse("broker init: --transit-ca goes with --transit", code="vault.master")
+    if hsm is not None:
+        return {"master": "pkcs11", "key": hsm}
+    if transit is None:
+        return None
+    return {"master": "transit", "key": transit, **({"ca": str(ca.resolve())} if ca is not None else {})}
 
 
 def _tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:

@@ -34,6 +34,7 @@ SCHEME = "pkcs11:"
 _MODULE_VARIABLE = "TALLY_PKCS11_MODULE"
 _WHAT = "PKCS#11 URI"
 _ED25519_POINT_BYTES = 32
+_AES_BYTES = 32
 _CURVES: dict[
     bytes, ec.EllipticCurve
 ] = {  # CKA_EC_PARAMS, DER object identifiers (RFC 5480, section 2.1.1.1)
@@ -112,6 +113,31 @@ def load(uri: str, pin: bytes | None) -> ec.EllipticCurvePrivateKey | ed25519.Ed
     if curve is None:
         raise Unsupported("hardware key", at=uri, want="P-256, P-384 or Ed25519", got=parameters.hex())
     return TokenEllipticCurve(private[0], ec.EllipticCurvePublicKey.from_encoded_point(curve, point))
+
+
+def load_aes(uri: str, pin: bytes | None) -> Any:
+    """Return the handle of the 256-bit AES key at ``uri``, which encrypts and decrypts; errors as :func:`load`."""
+    place = parse(uri)
+    try:
+        from pkcs11 import Attribute, KeyType, ObjectClass
+        from pkcs11.exceptions import PKCS11Error
+    except ImportError:
+        raise Unsupported(
+            "hardware key", at=uri, want="the package python-pkcs11", got="it is not installed"
+        ) from None
+    session = _session(place.module, place.token, pin)
+    try:
+        wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: place.label}
+        found = list(session.get_objects(wanted))
+        if len(found) != 1:
+            raise Misuse(f"{uri}: want one secret key of that label, got {len(found)}", code="key.missing")
+        kind, size = found[0][Attribute.KEY_TYPE], found[0][Attribute.VALUE_LEN]
+    except PKCS11Error as error:
+        raise Unreachable(f"{uri}: {type(error).__name__} {error}".rstrip(), code="key.token") from None
+    if kind != KeyType.AES or size != _AES_BYTES:
+        got = f"{getattr(kind, 'name', kind)} of {size} bytes"
+        raise Unsupported("hardware key", at=uri, want=f"AES of {_AES_BYTES} bytes", got=got)
+    return found[0]
 
 
 class TokenEllipticCurve(ec.EllipticCurvePrivateKey):
