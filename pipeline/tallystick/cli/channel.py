@@ -11,7 +11,8 @@ from tallystick.cli.desks import As, TrustFile, Workdir, change_document, change
 from tallystick.cli.output import JsonFlag, command_app, emit
 
 if TYPE_CHECKING:
-    from tallystick.release.records import Change, VerifiedChannel, VerifiedRelease
+    from tallystick.release.keys import Signatory
+    from tallystick.release.records import Change, Person, VerifiedChannel, VerifiedRelease
 
 app = command_app("Show a channel, withdraw what waits in it, or renew its timestamp.")
 
@@ -87,6 +88,119 @@ def refresh(
         f"renewed {channel}: version {version}, until {expires}",
         as_json=as_json,
     )
+
+
+@app.command()
+def rotate(
+    channel: Channel,
+    name: As,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--replace", help="NAME=FILE: this person's new Ed25519 public key (PEM); can be repeated."
+        ),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--add",
+            help="NAME=FILE,SAN,ISSUER: a new person with key and Sigstore identity; can be repeated.",
+        ),
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="NAME: a person who goes; can be repeated.")
+    ] = None,
+    drop: Annotated[bool, typer.Option("--withdraw", help="Drop the rotation that waits.")] = False,
+    workdir: Workdir = None,
+    trust: TrustFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Exchange a channel's keys. With changes named, propose them; without, sign the rotation that waits.
+
+    It is live when a threshold of the old and of the new people signed, and every new key that has to. So the people
+    who are left let one who lost a key in again, with a new one.
+    """
+    from tallystick.cli import clock, desks
+    from tallystick.release import rotate as rotation
+
+    desk = desks.open_desk(channel, workdir, trust, clock.now())
+    who = desks.person_key(workdir, name)
+    if drop:
+        rotation.withdraw(desk, who)
+        emit(
+            {"channel": channel, "withdrawn": True},
+            f"withdrawn from {channel}: the rotation",
+            as_json=as_json,
+        )
+        return
+
+    def online() -> Signatory:
+        return desks.online_key(workdir, channel)
+
+    if replace or add or remove:
+        people = _people(desk.state().people, replace or [], add or [], remove or [])
+        progress, mark = rotation.propose(desk, people, who, online)
+    else:
+        progress, mark = rotation.approve(desk, who, online)
+    desks.keep(workdir, channel, mark)
+    document = {
+        "channel": channel,
+        "people": [
+            {"name": one.name, "san": one.identity.san, "keyid": one.keyid} for one in progress.people
+        ],
+        "signed_by": list(progress.signed_by),
+        "live": not progress.lacks,
+        "lacks": progress.lacks,
+    }
+    still = f"waits: {progress.lacks}" if progress.lacks else "live"
+    names = ", ".join(one.name for one in progress.people)
+    words = f"keys of {channel}: {names}\n  signed by {', '.join(progress.signed_by)}: {still}"
+    emit(document, words, as_json=as_json)
+
+
+def _people(
+    people: tuple[Person, ...], replace: list[str], add: list[str], remove: list[str]
+) -> tuple[Person, ...]:
+    """Return the people as they will be, sorted by name.
+
+    Raises:
+        Misuse: an option of another form, or about somebody who is not there, or is there already.
+    """
+    from dataclasses import replace as changed
+
+    from tallystick.core.errors import Misuse
+    from tallystick.release import keys
+    from tallystick.release.records import Person
+    from tallystick.signing.records import Identity
+
+    found = {one.name: one for one in people}
+    for text in (*remove, *(one.partition("=")[0] for one in replace)):
+        if text not in found:
+            raise Misuse(f"{text[:64]} has no key of the channel", code="person.unknown")
+    for text in remove:
+        del found[text]
+    for text in replace:
+        name, _, file = text.partition("=")
+        raw = _public(file)
+        found[name] = changed(found[name], public_key=raw, keyid=keys.keyid_of(raw))
+    for text in add:
+        name, _, rest = text.partition("=")
+        parts = rest.split(",")
+        if name in found or len(parts) != 3:
+            raise Misuse(
+                f"--add: want NAME=FILE,SAN,ISSUER of somebody new, got {text[:80]}", code="person.name"
+            )
+        raw, identity = _public(parts[0]), Identity(san=parts[1], issuer=parts[2])
+        found[name] = Person(name=name, identity=identity, keyid=keys.keyid_of(raw), public_key=raw)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _public(file: str) -> bytes:
+    from tallystick.core.files import read_file
+    from tallystick.release import keys
+
+    pem = read_file(Path(file), "public key", max_bytes=1 << 16).decode("ascii", "replace")
+    return keys.from_pem(pem, "public key")
 
 
 def _document(found: VerifiedChannel, waiting: tuple[Change, ...]) -> dict[str, Any]:

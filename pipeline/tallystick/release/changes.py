@@ -8,7 +8,7 @@ Source: TUF specification 1.0.34, section 4; docs/decisions/0061-channels-as-tuf
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -203,14 +203,19 @@ def publication(
     *,
     now: datetime,
     lifetimes: Lifetimes,
+    drop: Iterable[str] = (),
 ) -> dict[str, bytes]:
     """Return the metadata files that make ``changed`` the channel's state; the timestamp comes last.
 
     With nothing changed this is a refresh: the same state, with a new timestamp.
+
+    Args:
+        drop: roles that are no more.
     """
+    gone = {f"{role}.json" for role in drop}
     return _published(
         changed,
-        dict(state.snapshot.signed.meta),
+        {file: meta for file, meta in state.snapshot.signed.meta.items() if file not in gone},
         state.snapshot.signed.version + 1,
         state.timestamp.signed.version + 1,
         online,

@@ -1,0 +1,138 @@
+"""Keys exchanged by the people who are left, never by fewer than the threshold, and nothing else along with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from release.channels import Made, made, person, policy
+from release.made import NOW, signatory
+
+from tallystick.core.errors import Misuse, NotGenuine, Refused
+from tallystick.release import metadata, rotate
+from tallystick.release.desk import Desk
+from tallystick.release.records import HighWater
+from tallystick.signing.records import Trust
+
+
+@pytest.fixture
+def channel(tmp_path):
+    found = made(tmp_path / "channel")
+    found.change("alice", ["bob", "carol"], [policy()])
+    return found
+
+
+def desk(channel: Made, seen: HighWater | None = None) -> Desk:
+    trust = Trust(
+        label="embedded-dev",
+        sigstore_root=b"{}",
+        builders=(),
+        promoters=(),
+        layout=b"{}",
+        layout_owners=(),
+        channels=((channel.name, channel.root),),
+        endorsers=(),
+    )
+    return Desk(folder=channel.folder, channel=channel.name, trust=trust, now=NOW, seen=seen or HighWater())
+
+
+def after(channel, changed):
+    """The channel's people with ``changed`` keys; None takes somebody out."""
+    people = {one.name: one for one in desk(channel).state().people}
+    for name, who in changed.items():
+        if who is None:
+            people.pop(name)
+        else:
+            people[name] = person(who)
+    return tuple(people[name] for name in sorted(people))
+
+
+def propose(channel, who, changed):
+    return rotate.propose(desk(channel), after(channel, changed), who, lambda: channel.online)[0]
+
+
+def approve(channel, who):
+    return rotate.approve(desk(channel), who, lambda: channel.online)[0]
+
+
+def test_who_lost_a_key_comes_back_by_the_others(channel):
+    fresh = signatory("alice")
+    before = desk(channel).state()
+    first = propose(channel, channel.people["bob"], {"alice": fresh})
+    assert (first.signed_by, bool(first.lacks)) == (("bob",), True)
+    assert desk(channel).state().root.signed.version == 1
+    second = approve(channel, channel.people["carol"])
+    assert second.lacks  # alice's own roles need her new key
+    last = approve(channel, fresh)
+    assert (last.lacks, last.signed_by) == ("", ("alice", "bob", "carol"))
+    state = desk(channel, before.high_water).state()
+    assert state.root.signed.version == 2
+    assert {one.keyid for one in state.people} == {
+        fresh.keyid,
+        channel.people["bob"].keyid,
+        channel.people["carol"].keyid,
+    }
+    assert state.delegated["policies"].signed.targets == before.delegated["policies"].signed.targets
+    channel.people["alice"] = fresh
+    channel.change("alice", ["bob", "carol"], [policy("other")])  # the channel goes on
+
+
+def test_the_old_key_is_worth_nothing_afterwards(channel):
+    fresh, lost = signatory("alice"), channel.people["alice"]
+    propose(channel, channel.people["bob"], {"alice": fresh})
+    for who in (channel.people["carol"], fresh):
+        approve(channel, who)
+    with pytest.raises(Refused) as caught:
+        channel.proposal("alice")
+    assert caught.value.code == "release.channel.stranger"
+    with pytest.raises(Misuse):
+        approve(channel, lost)
+
+
+def test_fewer_than_the_threshold_rotate_nothing(channel):
+    """Alice alone, with as many new keys as she likes."""
+    mine = {name: signatory(name) for name in ("bob", "carol")}
+    assert propose(channel, channel.people["alice"], mine).lacks
+    for who in (*mine.values(), channel.people["alice"]):
+        assert approve(channel, who).lacks
+    state = desk(channel).state()
+    assert state.root.signed.version == 1
+
+
+def test_somebody_comes_and_somebody_goes(channel):
+    dave = signatory("dave")
+    propose(channel, channel.people["alice"], {"dave": dave, "carol": None})
+    assert approve(channel, channel.people["bob"]).lacks
+    assert approve(channel, dave).lacks == ""
+    state = desk(channel).state()
+    assert [one.name for one in state.people] == ["alice", "bob", "dave"]
+    assert "revocations-carol" not in state.delegated
+    with pytest.raises(Misuse, match="at least 3 people"):
+        propose(channel, channel.people["alice"], {"dave": None})
+    with pytest.raises(Misuse, match="already"):
+        propose(channel, channel.people["alice"], {})
+
+
+def test_what_waits_is_nothing_but_a_rotation(channel):
+    fresh = signatory("alice")
+    propose(channel, channel.people["bob"], {"alice": fresh})
+    place = channel.folder.path / rotate.FOLDER / "policies.json"
+    document = json.loads(place.read_bytes())
+    document["signed"]["targets"] = {}
+    place.write_text(json.dumps(document))
+    with pytest.raises(NotGenuine) as caught:
+        approve(channel, channel.people["carol"])
+    assert caught.value.code == "release.rotate.other"
+
+
+def test_one_waits_at_a_time_strangers_sign_nothing_and_anybody_withdraws(channel):
+    propose(channel, channel.people["bob"], {"alice": signatory("alice")})
+    with pytest.raises(Refused):
+        propose(channel, channel.people["bob"], {"alice": signatory("alice")})
+    with pytest.raises(Refused) as caught:
+        approve(channel, signatory("mallory"))
+    assert caught.value.code == "release.channel.stranger"
+    rotate.withdraw(desk(channel), channel.people["carol"])
+    with pytest.raises(Misuse):
+        approve(channel, channel.people["carol"])
+    assert metadata.verify(channel.folder.read, channel.root, channel.name, NOW, HighWater())
