@@ -1,7 +1,7 @@
 """What targets share that judge claims: how a platform's claims are called there, and what is permitted in these words.
 
-The formula of :func:`permitted` is made from the normal form alone. A proof compares it with what the emitted bytes
-mean; both use the target's vocabulary, whose names are held to the vendors' documentation by tests.
+A proof compares what the emitted bytes mean with formulas that are made here from the normal form alone; both use the
+target's vocabulary, whose names are held to the vendors' documentation by tests.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tallystick.compile.logic.formula import TRUE, Atom, Formula, every, negated, some
+from tallystick.compile.logic.formula import TRUE, Atom, Formula, every, negated
 from tallystick.compile.logic.tests import (
     Among,
     AtLeastNumber,
@@ -21,8 +21,8 @@ from tallystick.compile.logic.tests import (
 )
 from tallystick.core import expect as expects
 from tallystick.core.expect import Expect
-from tallystick.policy.constraints import Constraint, constraints, told, unplaced
-from tallystick.policy.normal import NormalForm, PlatformRule, Residual
+from tallystick.policy.constraints import Constraint, constraints, told
+from tallystick.policy.normal import NormalForm, Residual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +83,6 @@ def asked(form: NormalForm, target: str, platform: str) -> tuple[Constraint, ...
     """Return what is asked of every evidence of ``platform``, but for what is waived for ``target``."""
     rule = told(form, target).platform(platform)
     return constraints(rule) if rule else ()
-
-
-def missing_places(rule: PlatformRule) -> tuple[str, ...]:
-    """Return the requirements of place that no claim of the platform's evidence carries."""
-    return unplaced(rule)
-
-
-def permitted(form: NormalForm, target: str, words: Mapping[str, Vocabulary]) -> Formula:
-    """Return when evidence in the target's words is of a whole released tuple and meets every constraint."""
-    found = []
-    released = rows(form, target, words)
-    for name, vocabulary in words.items():
-        ours = [row for row in released if row.platform == name]
-        common = [meets(claim, expect) for claim, expect in vocabulary.fixed]
-        for constraint in asked(form, target, name):
-            if constraint.path in vocabulary.names:
-                common.append(meets(vocabulary.names[constraint.path], constraint.expect))
-            elif vocabulary.implied.get(constraint.path) != constraint.expect:
-                raise ValueError(f"{constraint.requirement} can not be said and is not waived")
-        tuples = some(every(Atom(claim, Among(value)) for claim, value in row.pins) for row in ours)
-        found.append(every([*common, tuples]))
-    return some(found)
 
 
 def meets(claim: str, expect: Expect) -> Formula:

@@ -33,4 +33,5 @@ _OTHERS = (
 )  # fmt: skip
 FUTURE = "kms:SomeFutureAction"  # what a wildcard will take in one day
 ALL = tuple(sorted({*ATTESTED, *BYPASSES, *ADMINISTRATION, *_OTHERS, FUTURE}))
-DATA = (*ATTESTED, *(action for action in BYPASSES if action != "kms:PutKeyPolicy"))
+UNATTESTED = tuple(sorted(action for action in BYPASSES if action != "kms:PutKeyPolicy"))
+DATA = (*ATTESTED, *UNATTESTED)

@@ -116,7 +116,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _denies(released: tuple[Row, ...], end: str) -> Iterator[dict[str, Any]]:
-    everybody: dict[str, Any] = {"Principal": "*", "Action": list(actions.DATA), "Resource": "*"}
+    everybody: dict[str, Any] = {"Principal": "*", "Action": list(actions.ATTESTED), "Resource": "*"}
+    yield {"Sid": "DenyBypasses", "Effect": "Deny", **everybody, "Action": list(actions.UNATTESTED)}
     families = sorted({row.platform for row in released})
     number = 0
     for family in families:

@@ -117,9 +117,13 @@ class IsText:
 
 def decision(policy: KeyPolicy) -> Formula:
     """Return when KMS answers: some Allow matches, and no Deny does."""
+    return every([allowed(policy), negated(denied(policy)), requests(policy)])
+
+
+def allowed(policy: KeyPolicy) -> Formula:
+    """Return what some Allow is about, whether or not a Deny is about it, too."""
     effective = [one for one in policy.statements if one.effective]
-    allow = some(matches(one, number) for number, one in enumerate(effective) if one.allow)
-    return every([allow, negated(denied(policy)), requests(policy)])
+    return some(matches(one, number) for number, one in enumerate(effective) if one.allow)
 
 
 def denied(policy: KeyPolicy) -> Formula:

@@ -120,14 +120,14 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: AwsKmsTarget)
     if size > document.MOST_BYTES:
         raise proved.unreadable(NAME, emit.POLICY, f"{document.MOST_BYTES} bytes", str(size))
     released = rows(form, NAME, WORDS)
-    accepted = model.decision(policy)
-    data = every([accepted, Atom(model.ACTION, Among(actions.RELEASE))])
+    data = every([model.decision(policy), Atom(model.ACTION, Among(actions.RELEASE))])
     given = every([model.requests(policy), Atom(model.TIME, model.IsTime()), _attested()])
     compare = partial(
         proved.same, NAME, released=len(released), apart=points(released), shown=request, given=given
     )
-    compare(accepted, permitted(form, choice), counted=data)
-    # The Denies alone, as if somebody had allowed everything beside them: an identity policy, or a grant.
+    # Allows and Denies each alone, so that neither rests on the other: somebody may allow everything beside the
+    # Denies, in an identity policy or by a grant, and somebody may take a Deny away.
+    compare(model.allowed(policy), permitted(form, choice), counted=data)
     compare(negated(model.denied(policy)), undenied(form))
     return crossed.check(NAME, form, WORDS, data, _shown(form, choice))
 
@@ -142,17 +142,17 @@ def undenied(form: NormalForm) -> Formula:
         families.append(
             every(_meets(key, expects.OneOf(tuple(pins[key] for pins in ours))) for key in common)
         )
-    in_time = negated(Atom(model.TIME, _late(form)))
+    end = leftover.time(leftover.end(form, NAME))
+    late = Operator("", "DateGreaterThan", if_exists=False, values=(end,))
+    in_time = negated(Atom(model.TIME, late))
     return some([negated(Atom(model.ACTION, Among(*actions.DATA))), every([in_time, some(families)])])
 
 
-def _late(form: NormalForm) -> Operator:
-    end = leftover.time(leftover.end(form, NAME))
-    return Operator("", "DateGreaterThan", if_exists=False, values=(end,))
-
-
 def permitted(form: NormalForm, choice: AwsKmsTarget) -> Formula:
-    """Return which requests are permitted: administration to administrators, and releases to workloads."""
+    """Return which requests are permitted: administration to administrators, and releases to workloads.
+
+    The end is in a Deny alone: :func:`undenied`.
+    """
     administrators = Atom(model.PRINCIPAL, Among(*choice.administrators))
     workloads = Atom(model.PRINCIPAL, Among(*choice.workloads))
     evidence = []
@@ -169,7 +169,6 @@ def permitted(form: NormalForm, choice: AwsKmsTarget) -> Formula:
         [
             workloads,
             Atom(model.ACTION, Among(actions.RELEASE)),
-            negated(Atom(model.TIME, _late(form))),
             some(evidence),
         ]
     )

@@ -31,7 +31,7 @@ from tallystick.compile.targets.azure_skr.document import Equals, Reading
 from tallystick.compile.targets.azure_skr.readme import assumes, readme
 from tallystick.compile.targets.azure_skr.words import ATTESTATION_TYPES, NAME, POLICY_HASH, WORDS
 from tallystick.compile.targets.base import Emitted, Lack, Proof
-from tallystick.compile.targets.claims import Vocabulary, permitted, points, rows
+from tallystick.compile.targets.claims import Vocabulary, asked, meets, points, rows
 from tallystick.compile.targets.lacking import lacking
 from tallystick.core import expect as expects
 from tallystick.core.errors import Malformed, Unsupported
@@ -139,16 +139,18 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: AzureSkrTarge
     for place in authorised.exact(service) if service else ():
         raise proved.unreadable(NAME, emit.ATTESTATION_POLICY, "only what is modelled exactly", place)
     _check_paths(policy)
-    issued = TRUE
-    if own is not None and service is not None:
-        ours = Atom(POLICY_HASH, Among(attestation.policy_hash(own)))
-        issued = some([negated(ours), authorised.authorised(service)])
     released, right = rows(form, NAME, WORDS), _permitted(form, choice, own)
-    compare = partial(proved.same, NAME, released=len(released), apart=points(released), shown=token)
-    strict, loose = (every([document.formula(policy, reading), issued]) for reading in Reading)
-    compare(strict, right, given=TRUE)
-    compare(loose, _loosened(right), given=issued)
-    return crossed.check(NAME, form, WORDS, strict, _shown(form, choice, own))
+    compare = partial(
+        proved.same, NAME, released=len(released), apart=points(released), shown=token, given=TRUE
+    )
+    strict, loose = (document.formula(policy, reading) for reading in Reading)
+    # Each policy alone, so that neither rests on the other. What both have words for, both ask.
+    compare(strict, right)
+    compare(loose, _loosened(right))
+    issued = authorised.authorised(service) if service else TRUE
+    if service:
+        compare(issued, _authorised(form))
+    return crossed.check(NAME, form, WORDS, every([strict, issued]), _shown(form, choice, own))
 
 
 def token(claims: Mapping[str, Value]) -> dict[str, Any]:
@@ -159,14 +161,32 @@ def token(claims: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def _permitted(form: NormalForm, choice: AzureSkrTarget, own: bytes | None) -> Formula:
-    """Return which tokens are permitted: of the authority, of its policy, and of a released tuple."""
+    """Return which tokens are permitted: of the authority, of its policy, and of a released tuple.
+
+    Minimums are the attestation policy's: a token of its hash meets them.
+    """
     found = []
     for platform, vocabulary in WORDS.items():
-        parts = [permitted(form, NAME, {platform: vocabulary})]
+        wanted = [*vocabulary.fixed]
+        wanted += [(vocabulary.names[one.path], one.expect) for one in asked(form, NAME, platform)]
+        parts = [meets(claim, expect) for claim, expect in wanted if not isinstance(expect, expects.AtLeast)]
         if own is not None and platform in ATTESTATION_TYPES:
             parts.append(Atom(POLICY_HASH, Among(attestation.policy_hash(own))))
+        ours = [row for row in rows(form, NAME, WORDS) if row.platform == platform]
+        parts.append(some(every(Atom(claim, Among(value)) for claim, value in row.pins) for row in ours))
         found.append(every(parts))
     return every([Atom(document.AUTHORITY, Among(choice.authority)), some(found)])
+
+
+def _authorised(form: NormalForm) -> Formula:
+    """Return for which evidence a token is to be issued: what is asked of every machine, but for choices."""
+    for platform in sorted(rule.platform for rule in form.platforms if rule.platform in ATTESTATION_TYPES):
+        return every(
+            meets(WORDS[platform].names[one.path], one.expect)
+            for one in asked(form, NAME, platform)
+            if not isinstance(one.expect, expects.OneOf) or len(one.expect.values) == 1
+        )
+    return TRUE
 
 
 def _loosened(formula: Formula) -> Formula:

@@ -47,20 +47,30 @@ def condition(form: NormalForm) -> str:
     Raises:
         Inexpressible: what is asked of every machine is longer than a condition may be.
     """
-    found = digests(form)
-    common = " && ".join(part for one in asked(form, NAME, PLATFORM) for part in said(one.path, one.expect))
-    if not found:
+    if not digests(form):
         return _NEVER
-    images = f"assertion.{DIGEST} in [{', '.join(map(quoted, found))}]"
-    whole = f"{common} && {images}" if common else images
-    if len(whole) <= MOST_CHARACTERS:
-        return whole
+    common = _common(form)
+    if has_room(form):
+        return f"{common} && {_images(form)}" if common else _images(form)
     if len(common) > MOST_CHARACTERS or not common:
         finding = Finding(
             "gcp.limit.condition", CONDITION, f"at most {MOST_CHARACTERS} characters", str(len(common))
         )
         raise Inexpressible(f"{NAME}: the condition is too long", code="target.size", findings=[finding])
     return common
+
+
+def has_room(form: NormalForm) -> bool:
+    """Say whether the condition has room for the digests of all images."""
+    return len(f"{_common(form)} && {_images(form)}") <= MOST_CHARACTERS
+
+
+def _common(form: NormalForm) -> str:
+    return " && ".join(part for one in asked(form, NAME, PLATFORM) for part in said(one.path, one.expect))
+
+
+def _images(form: NormalForm) -> str:
+    return f"assertion.{DIGEST} in [{', '.join(map(quoted, digests(form)))}]"
 
 
 def allow_policy(form: NormalForm, choice: GcpWifTarget, header: str, end: str) -> bytes:

@@ -10,13 +10,17 @@ from tallystick.core import expect as expects
 from tallystick.policy.normal import NormalForm
 
 
-def permitted(form: NormalForm) -> Formula:
-    """Return of which tokens the keys may go. A list that Google leaves out when it is empty is empty when absent."""
+def common(form: NormalForm) -> Formula:
+    """Return what every token must say. A list that Google leaves out when it is empty is empty when absent."""
     parts: list[Formula] = []
     for one in asked(form, NAME, PLATFORM):
         wanted = meets(one.path, one.expect)
         if one.path in OMITTED and isinstance(one.expect, expects.Only):
             wanted = some([Atom(one.path, Among(ABSENT)), wanted])
         parts.append(wanted)
-    images = some(Atom(DIGEST, Among(dict(row.pins)[DIGEST])) for row in rows(form, NAME, WORDS))
-    return every([*parts, images])
+    return every(parts)
+
+
+def images(form: NormalForm) -> Formula:
+    """Return of which images the keys may be."""
+    return some(Atom(DIGEST, Among(dict(row.pins)[DIGEST])) for row in rows(form, NAME, WORDS))

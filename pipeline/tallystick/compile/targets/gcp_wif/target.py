@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from tallystick.compile.domain import Case
@@ -18,7 +19,7 @@ from tallystick.compile.targets.gcp_wif import cel, emit, truth
 from tallystick.compile.targets.gcp_wif import choice as choices
 from tallystick.compile.targets.gcp_wif.choice import GcpWifTarget
 from tallystick.compile.targets.gcp_wif.engines import Evaluate, engines
-from tallystick.compile.targets.gcp_wif.permitted import permitted
+from tallystick.compile.targets.gcp_wif.permitted import common, images
 from tallystick.compile.targets.gcp_wif.readme import ASSUMES, readme
 from tallystick.compile.targets.gcp_wif.words import (
     DIGEST,
@@ -126,15 +127,12 @@ def evaluate(
     accepted, released = every([admitted, bound]), rows(form, NAME, WORDS)
     end = leftover.time(leftover.end(form, NAME))
     given = every([_texts(PROJECT), _texts(INSTANCE), Atom(TIME, NotAfter("9999-12-31T23:59:59Z"))])
-    proved.same(
-        NAME,
-        accepted,
-        every([permitted(form), Atom(TIME, NotAfter(end))]),
-        released=len(released),
-        apart=points(released),
-        shown=token,
-        given=given,
+    compare = partial(
+        proved.same, NAME, released=len(released), apart=points(released), shown=token, given=given
     )
+    # Each alone, so that neither rests on the other: the condition while it has room for digests, and the bindings.
+    compare(admitted, every([common(form), images(form)]) if _names_images(form) else common(form))
+    compare(bound, every([images(form), Atom(TIME, NotAfter(end))]))
     tried = crossed.check(NAME, form, WORDS, _all_agree(accepted, bound, loaded, end), _shown)
     return tried, (proved.ENGINE, crossed.ENGINE, *loaded)
 
@@ -145,6 +143,11 @@ def _says(platform: str, path: str, expect: Expect) -> bool:
     if isinstance(expect, expects.NoneOf):
         return all(isinstance(value, str) for value in expect.values)
     return not isinstance(expect, expects.AtLeast | expects.AtLeastVersion | expects.Waived)
+
+
+def _names_images(form: NormalForm) -> bool:
+    """Say whether the condition is to name the images; without any image it admits nobody."""
+    return not emit.digests(form) or emit.has_room(form)
 
 
 def _decoded(files: Mapping[str, bytes], name: str) -> str:
