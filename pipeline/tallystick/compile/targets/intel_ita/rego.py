@@ -55,8 +55,6 @@ def _lines(
     numbers = {rule.platform: number for number, rule in enumerate(rules)}
     for row in rows:
         yield "match if {"
-        yield "in_time"
-        yield "not input.nvgpu"
         yield f"machine_{numbers[row.platform]}"
         yield from (
             f"{reference(NAMES[row.kind][path])} == {json.dumps(value)}" for path, value in row.pinned
@@ -79,7 +77,7 @@ def _windows(rules: Sequence[PlatformRule]) -> list[range]:
 
 def _machine(number: int, rule: PlatformRule) -> Iterator[str]:
     """What is asked of every machine of a platform; each alternative is a rule of its own."""
-    conditions: list[str] = ["in_time"]
+    conditions: list[str] = ["in_time", "not input.nvgpu"]
     helpers: list[str] = []
     for index, one in enumerate(constraints(rule)):
         name = f"asked_{number}_{index}"

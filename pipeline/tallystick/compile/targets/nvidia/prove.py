@@ -28,7 +28,7 @@ ENGINE = "regorus (Rego v0 mode)"
 _MOST_COMBINATIONS = 4_096
 _MOST_FINDINGS = 50
 _CALL = re.compile(r"(?<![\w\]])([A-Za-z_][\w.]*)\(")
-_RULES = ("genuine", "as_asked")
+_RULES = ("genuine", "as_asked", "number")
 _HOUR = timedelta(hours=1)
 _OTHERS: tuple[Any, ...] = (None, False, True, 0, 1, "", "x", "true", "valid", "good", [], {}, [True])
 

@@ -15,7 +15,9 @@ from tallystick.core.expect import AtLeastVersion, Exactly, Expect, NoneOf, OneO
 from tallystick.policy.constraints import constraints
 from tallystick.policy.normal import DeviceRule
 
-BUILTINS = frozenset({"count", "is_array", "is_string", "regex.match", "split", "time.now_ns", "to_number"})
+BUILTINS = frozenset(
+    {"count", "is_array", "is_string", "regex.match", "split", "time.now_ns", "to_number", "trim_left"}
+)
 CHAINS = tuple(
     f"x-nvidia-gpu-{name}-cert-chain" for name in ("attestation-report", "driver-rim", "vbios-rim")
 )
@@ -52,6 +54,16 @@ CLAIMS = frozenset(
     }
 )
 _SECOND = 1_000_000_000
+# Part of a version as a number: "03" is 3, and to_number takes no zeros in front.
+_NUMBER = (
+    "",
+    "number(part) := to_number(digits) if {",
+    '\tdigits := trim_left(part, "0")',
+    '\tdigits != ""',
+    "}",
+    "",
+    'number(part) := 0 if trim_left(part, "0") == ""',
+)
 _VERSION = "^(0|[1-9][0-9]{0,8})(\\\\.[0-9]{1,9}){0,7}$"
 
 
@@ -86,6 +98,8 @@ def _lines(rule: DeviceRule, ends: datetime, head: Iterable[str]) -> Iterator[st
     for one in constraints(rule):
         yield from (f"\t{line}" for line in _condition(f"device[{json.dumps(one.path)}]", one.expect))
     yield "}"
+    if any(isinstance(one.expect, AtLeastVersion) for one in constraints(rule)):
+        yield from _NUMBER
 
 
 def _condition(claim: str, expect: Expect) -> Iterator[str]:
@@ -100,7 +114,7 @@ def _condition(claim: str, expect: Expect) -> Iterator[str]:
         least = list(version_of(expect.minimum) or ())
         yield f"is_string({claim})"
         yield f'regex.match("{_VERSION}", {claim})'
-        yield f'[to_number(part) | some part in split({claim}, ".")] >= {json.dumps(least)}'
+        yield f'[number(part) | some part in split({claim}, ".")] >= {json.dumps(least)}'
     else:
         raise ValueError(f"{type(expect).__name__} has no words here")
 

@@ -134,7 +134,7 @@ class _Issued:
         seconds = self._choice.token_seconds
         for case in islice(released(self._form), _MOST_AROUND):
             good = token(self._choice.tokens, case, self._about())
-            for what, change, right in (
+            changes: list[tuple[str, dict[str, Any], bool]] = [
                 ("itself", {}, True),
                 ("another issuer", {"iss": "https://other.example"}, False),
                 ("no issuer", {"iss": None}, False),
@@ -145,7 +145,8 @@ class _Issued:
                 ("a token of the future", {"iat": self._now + 1, "nbf": self._now + 1}, False),
                 ("no times", {"iat": None, "exp": None, "nbf": None}, False),
                 ("no end, a second ago", {"iat": self._now - 1, "nbf": None, "exp": None}, False),
-            ):
+            ]
+            for what, change, right in changes:
                 yield f"{case.what}, {what}", {**good, **change}, right
 
     def _about(self) -> dict[str, Any]:
