@@ -125,8 +125,8 @@ def _tdx_values(data: bytes) -> dict[str, str]:
 def _nitro_values(data: bytes) -> dict[str, str]:
     from tallystick import evidence
 
-    pcrs = evidence.show("nitro", data)["pcrs"]
-    return {f"pcr{number}": str(value) for number, value in pcrs.items()}
+    shown = evidence.show("nitro", data)
+    return {f"pcr{number}": str(value) for number, value in shown["pcrs"].items()}
 
 
 _VALUES: dict[str, Callable[[bytes], dict[str, str]]] = {
@@ -213,7 +213,38 @@ def _joined(*parts: Found) -> Found:
     return tuple(c for causes, _ in parts for c in causes), tuple(u for _, rest in parts for u in rest)
 
 
+def _tdx(release: Path, one: Measurement, data: bytes, candidates: Candidates) -> Found:
+    from tallystick.formats import eventlog, ovmf, uki
+    from tallystick.measure import tdx_boot, why_tdx
+
+    seen, want = _tdx_values(data), dict(one.values)
+    files = (_file(release, one.firmware, "firmware"), *candidates.firmware)
+    expected = why_tdx.Expected(
+        firmware=one.firmware,
+        files={Digest.of(file): ovmf.parse(file) for file in files},
+        page_order=str(dict(one.shape).get("page_order", "")),
+        events=tdx_boot.boot_events(uki.parse(_file(release, one.image, "image"))),
+    )
+    configured = "quote.body.mr_config_id"
+    differ = {
+        name: bytes.fromhex(value)
+        for name, value in seen.items()
+        if want.get(name, value) != value and name != configured
+    }
+    log = None if candidates.log is None else eventlog.parse(candidates.log)
+    found = why_tdx.explain(expected, differ, log)
+    return _joined(found, _configured(configured, 48, release, one, seen, candidates))
+
+
+def _nitro(release: Path, one: Measurement, data: bytes, candidates: Candidates) -> Found:
+    from tallystick.measure import why_nitro
+
+    return why_nitro.explain(dict(one.values), _nitro_values(data))
+
+
 _RULES: dict[str, Callable[[Path, Measurement, bytes, Candidates], Found]] = {
     "qemu-vtpm": _tpm,
     "amd-sev-snp": _snp,
+    "intel-tdx": _tdx,
+    "aws-nitro": _nitro,
 }

@@ -26,6 +26,7 @@ class How(Enum):
 
     INPUTS = "inputs"  # one input replaced, and the prediction moved
     LOG = "event log"  # events of a log that replays to the registers
+    REGISTERS = "registers"  # which of them differ, where each covers a part of its own
     SEARCH = "search"  # a launch shape whose prediction is the value that was seen
 
 
