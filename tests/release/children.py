@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from release import world as worlds
 
+from tallystick.core.errors import Refused
 from tallystick.release import approve, index, keys, promote, revoke
 from tallystick.signing.records import Trust
 
@@ -39,3 +41,11 @@ def approve_when_told(workdir: Path, trust: Trust, name: str, go: Any) -> None:
     w = _world(workdir, trust)
     go.wait(30)
     _approve(w, name)
+
+
+def promote_when_told(workdir: Path, folder: Path, trust: Trust, name: str, go: Any) -> None:
+    """Propose the release in ``folder`` as soon as ``go`` is set; another's proposal may be first."""
+    w = _world(workdir, trust)
+    go.wait(30)
+    with suppress(Refused):
+        promote.propose_release(w.desk(), folder, w.signatories[name], w.sign_one(name))

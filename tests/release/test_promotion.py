@@ -19,7 +19,7 @@ from release import world as worlds
 from sbom import builds
 
 from tallystick.core.digests import Digest
-from tallystick.core.errors import Misuse, NotGenuine, Refused, TallystickError
+from tallystick.core.errors import Misuse, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.formats import intoto, vsa
 from tallystick.release import approve, channel, gates, index, names, promote, revocations, revoke
 from tallystick.release.records import HighWater, Revocation
@@ -659,7 +659,7 @@ def test_killed_at_any_moment_the_state_before_or_after_is_whole(world, seconds)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(500))
 def test_killed_at_many_random_moments(world, seed):
     _kill_after(*world, random.Random(seed).uniform(0, 0.8))
 
@@ -679,6 +679,65 @@ def test_two_approvals_at_once_are_taken_one_after_the_other(world):
     for child in approvals:
         child.join(60)
         assert child.exitcode == 0
+    assert len(load(w).releases) == 1
+
+
+def test_of_two_promotions_at_once_one_waits_and_the_other_is_refused(world):
+    w, folder = world
+    context = multiprocessing.get_context("spawn")
+    go = context.Event()
+    proposals = [
+        context.Process(target=children.promote_when_told, args=(w.workdir, folder, w.trust, name, go))
+        for name in ("alice", "bob")
+    ]
+    for child in proposals:
+        child.start()
+    go.set()
+    for child in proposals:
+        child.join(60)
+        assert child.exitcode == 0
+    (waiting,) = approve.pending(w.desk())
+    for name in {"alice", "bob", "carol"} - {waiting.author}:
+        approve_as(w, name)
+    assert len(load(w).releases) == 1
+
+
+def test_a_full_disk_leaves_the_previous_state_whole(world, monkeypatch):
+    """At each file that a promotion and its approvals write, one at a time."""
+    w, folder = world
+    from tallystick.release import tuf
+
+    real, left = tuf.write_file, 0
+
+    def full(path, data, **options):
+        nonlocal left
+        if left == 0:
+            raise Unreachable(f"{path}: No space left on device", code="file.unwritable")
+        left -= 1
+        real(path, data, **options)
+
+    monkeypatch.setattr(tuf, "write_file", full)
+    for allowed in (0, 1, 3):
+        left = allowed
+        with pytest.raises(Unreachable):
+            propose(w, folder)
+        assert not approve.pending(w.desk())
+    monkeypatch.setattr(tuf, "write_file", real)
+    propose(w, folder)
+    approve_as(w, "bob")
+    monkeypatch.setattr(tuf, "write_file", full)
+    for allowed in (1, 3):
+        left = allowed
+        with pytest.raises(Unreachable):
+            approve_as(w, "carol")
+        assert load(w).releases == ()
+        monkeypatch.setattr(tuf, "write_file", real)
+        approve.withdraw(w.desk(), w.signatories["alice"])
+        propose(w, folder)
+        approve_as(w, "bob")
+        monkeypatch.setattr(tuf, "write_file", full)
+    monkeypatch.setattr(tuf, "write_file", real)
+    approve_as(w, "carol")
     assert len(load(w).releases) == 1
 
 
