@@ -170,7 +170,7 @@ def test_targets_are_all_made_or_none():
     found = trustee_form()
     compiled = produce(found, [choice()], NOW)
     assert [one.emitted.target for one in compiled] == ["trustee"]
-    with pytest.raises(Misuse, match="there is no target aws; known are .*broker.*, trustee"):
+    with pytest.raises(Misuse, match=r"there is no target aws; known are .*broker.*, trustee"):
         backend("aws")
 
 

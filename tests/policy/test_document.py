@@ -209,11 +209,11 @@ def test_texts_are_texts_in_order(roots):
         ({"": {"exactly": "x"}}, "want claim names, got 'an empty one'"),
         (
             {"safe": {}},
-            "want one of exactly, one_of, none_of, at_least, at_least_version, only, includes, excludes, waived, got nothing",
+            "want one of exactly, one_of, none_of, at_least, .*, waived, got nothing",
         ),
         (
             {"safe": {"exactly": True, "one_of": [1]}},
-            "want one of exactly, one_of, none_of, at_least, at_least_version, only, includes, excludes, waived",
+            "want one of exactly, one_of, none_of, at_least, at_least_version, only",
         ),
         ({"safe": {"sometimes": 1}}, "got sometimes"),
         ({"reset_count": {"exactly": 2**53}}, "want a text, whole number or boolean"),

@@ -247,3 +247,10 @@ def refused(one: Tee, claims: Mapping[str, Any]) -> bool:
 def spelled(one: Tee, claims: Mapping[str, Any]) -> bool:
     """Say whether Trustee can spell every number of ``claims``."""
     return all(fits(value, one.places[path].form) for path, value in claims.items() if path in one.places)
+
+
+def completed(one: Tee, claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``claims`` with every other name of ours that stands for the same claim of Trustee's."""
+    held = {one.places[path]: value for path, value in claims.items() if path in one.places}
+    others = {path: held[place] for path, place in one.places.items() if place in held}
+    return {**others, **claims}

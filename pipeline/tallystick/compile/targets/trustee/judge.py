@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -83,8 +84,10 @@ class Judge:
     ) -> None:
         """From evidence to key. ``right`` False: no key; True: as released; None: at most as released."""
         tee = codec.tee(self.choice.version, case.kind)
-        if tee is not None and not codec.possible(tee, case.claims):
-            return
+        if tee is not None:
+            if not codec.possible(tee, case.claims):
+                return
+            case = replace(case, claims=codec.completed(tee, case.claims))
         now = at or self.now
         permitted = {str(digest) for digest in self.oracle.permits(case)} if self.signs(case) else set()
         if now > self.end:
