@@ -67,7 +67,7 @@ def pairs() -> list[Pair]:
             many(verified(count), True),
             f"{_MANY} times {count} bare P-384 verification(s)",
             many(bare(count), False),
-            "1.6",
+            "1.8",
         )
         for count in (1, 8)
     ]
