@@ -157,7 +157,8 @@ def _lines(data: bytes) -> Iterator[tuple[str, bytes]]:
             continue
 
         def put(new: str | None, number: int = number) -> bytes:
-            return "\n".join(new if i == number else old for i, old in enumerate(lines) if not (new is None and i == number)).encode()  # type: ignore[misc]  # fmt: skip
+            changed = [*lines[:number], *([] if new is None else [new]), *lines[number + 1 :]]
+            return "\n".join(changed).encode()
 
         here = f"{number + 1}"
         yield f"{here} dropped: {line.strip()}", put(None)

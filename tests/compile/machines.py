@@ -130,7 +130,9 @@ def value(kind: ClaimType, seed: str) -> str:
 def entry(name: str, image: str, **pinned: Expect) -> Tuple:
     """A tuple of one image on one platform; pcr10 is waived where there is one."""
     known = platform(name)
-    expect: dict[str, Expect] = {path: Exactly(value(kind, f"{name} {path} {image}")) for path, kind in known.pinned}
+    expect: dict[str, Expect] = {
+        path: Exactly(value(kind, f"{name} {path} {image}")) for path, kind in known.pinned
+    }
     expect |= {path: WAIVED for path in expect if path.endswith("pcr10")} | pinned
     return Tuple(
         platform=name,
@@ -168,7 +170,9 @@ def rule(name: str, root: str, *asked: tuple[str, Expect], **more: Any) -> Platf
     )
 
 
-def form(rules: tuple[PlatformRule, ...], releases: tuple[PermittedRelease, ...], **changes: Any) -> NormalForm:
+def form(
+    rules: tuple[PlatformRule, ...], releases: tuple[PermittedRelease, ...], **changes: Any
+) -> NormalForm:
     made = NormalForm(
         policy="confidential-inference",
         policy_digest=digest("policy"),

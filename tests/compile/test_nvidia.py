@@ -15,7 +15,11 @@ from tallystick.core.expect import AtLeast, AtLeastVersion
 
 FILE = "relying_party_amd-sev-snp.rego"
 # The shape of the SDK's permissive sample, in our own words: no count, so it holds of no GPU at all.
-EVERY = 'package policy\nimport rego.v1\ndefault nv_match := false\nnv_match if { every g in input { g.dbgstat == "x" } }\n'
+EVERY = """package policy
+import rego.v1
+default nv_match := false
+nv_match if { every gpu in input { gpu.dbgstat == "disabled" } }
+"""
 
 
 def refused(old: str, new: str) -> str:

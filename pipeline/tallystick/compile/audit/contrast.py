@@ -38,8 +38,7 @@ class Audit:
             digest for digest, entry in policies.items()
             if not (isinstance(entry, dict) and entry.get("Role") == "coordinator")
         ]  # fmt: skip
-        snp = [one for one in values.get("snp") or () if isinstance(one, dict)]
-        tdx = [one for one in values.get("tdx") or () if isinstance(one, dict)]
+        snp, tdx = (_objects(values, name) for name in ("snp", "tdx"))
         measured = sorted({str(one.get("TrustedMeasurement")) for one in snp})
         accepted = {(measurement, digest) for measurement in measured for digest in workloads}
         ours = _released(reference)
@@ -51,6 +50,15 @@ class Audit:
             accepted=None if ours is None else len(accepted),
             limits=tuple(_limits(found, snp)),
         )
+
+
+def _objects(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    found = values.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise Malformed(
+            "Contrast manifest", at=f"ReferenceValues.{name}", want="objects", got=repr(found)[:80]
+        )
+    return found
 
 
 def _released(reference: ReferenceValues | None) -> set[tuple[str, str]] | None:

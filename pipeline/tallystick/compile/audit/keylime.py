@@ -54,10 +54,14 @@ class Audit:
             raise Malformed("Keylime policy", at="document", want="an object", got=type(found).__name__)
         if found and _is_tpm(found):
             return self._tpm(found, reference)
-        return self._audited(_runtime(found) if set(found) >= _RUNTIME else _refstate(found))
+        if set(found) >= _RUNTIME:
+            _typed(found, {"digests": dict, "excludes": list, "ima": dict})
+            return self._audited(_runtime(found))
+        _typed(found, {"kernels": list, "scrtm_and_bios": list})
+        return self._audited(_refstate(found))
 
     def _tpm(self, found: Mapping[str, Any], reference: ReferenceValues | None) -> Audited:
-        lists = {int(n): [v] if isinstance(v, str) else list(v) for n, v in found.items() if n != "mask"}
+        lists = {int(n): _listed(v, n) for n, v in found.items() if n != "mask"}
         columns = sorted(lists)
         accepted = list(islice(product(*(lists[n] for n in columns)), _MOST))
         rows = reference.tuples if reference else ()
@@ -86,6 +90,21 @@ class Audit:
 
 def _is_tpm(found: Mapping[str, Any]) -> bool:
     return all(name == "mask" or (name.isdigit() and int(name) < 24) for name in found)
+
+
+def _listed(value: Any, register: str) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise Malformed("tpm_policy", at=register, want="hex digests", got=repr(value)[:80])
+    return values
+
+
+def _typed(found: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for name, kind in kinds.items():
+        if name in found and not isinstance(found[name], kind):
+            raise Malformed(
+                "Keylime policy", at=name, want=f"a {kind.__name__}", got=type(found[name]).__name__
+            )
 
 
 def _configuration(data: bytes) -> Iterator[PermissivePath]:
@@ -169,7 +188,7 @@ def _runtime(found: Mapping[str, Any]) -> Iterator[PermissivePath]:
                 fix="exclude exact paths that no program is loaded from, or nothing",
                 evidence={"path": hit, "digest": "ff" * 32},
             )
-    if "*" in found["ima"].get("ignored_keyrings", ()):
+    if "*" in (found["ima"].get("ignored_keyrings") or ()):
         yield PermissivePath(
             code="keylime.runtime.keyrings",
             where="ima.ignored_keyrings",

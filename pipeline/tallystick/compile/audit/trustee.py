@@ -96,6 +96,7 @@ class _Deployment:
     accepted: set[tuple[Any, ...]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._engine({})  # raises when it is no Rego
         self._compared = list(rego.comparisons(self.text))
         self._tees = sorted({one.path[0] for one in self._compared if one.path[0] not in _TOP})
         self._tees += [
