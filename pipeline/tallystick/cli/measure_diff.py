@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,10 @@ from tallystick.core.errors import Misuse
 if TYPE_CHECKING:
     from tallystick.core.digests import Digest
     from tallystick.measure.causes import Change
+    from tallystick.measure.records import Measurement
     from tallystick.release.causes import Inputs, Releases
 
+Shape = tuple[tuple[str, int | str], ...]
 _MAX_PRODUCT_BYTES = 1 << 30
 _SHOWN_FILES = 8
 
@@ -65,7 +68,9 @@ def diff(
 def _releases(before: Path, after: Path) -> tuple[Change, ...]:
     from tallystick.release.causes import explain
 
-    return explain(_both(before, after), Predictor((before, after)))
+    both = _both(before, after)
+    known = (*both.before.measurements, *both.after.measurements)
+    return explain(both, Predictor((before, after), known))
 
 
 def _both(before: Path, after: Path) -> Releases:
@@ -100,20 +105,30 @@ def init_data_of(folder: Path) -> Digest | None:
 
 
 class Predictor:
-    """Predicts launches from the products and firmware of release directories, each file read and measured once."""
+    """Predicts launches from the products and firmware of release directories.
 
-    def __init__(self, folders: tuple[Path, ...]) -> None:
+    Each file is read and measured once for all the shapes of its platform, as a build does it.
+    """
+
+    def __init__(self, folders: tuple[Path, ...], known: Iterable[Measurement] = ()) -> None:
         self._folders = folders
         self._paths: dict[Digest, Path] = {}
-        self._known: dict[Inputs, Mapping[str, str] | None] = {}
+        self._shapes: dict[str, set[Shape]] = {}
+        for one in known:
+            self._shapes.setdefault(one.platform, set()).add(one.shape)
+        self._found: dict[Inputs, Mapping[str, str] | None] = {}
 
     def __call__(self, inputs: Inputs) -> Mapping[str, str] | None:
         """Return the values of a launch; None where a file is not at hand or the launch can not be predicted."""
-        if inputs not in self._known:
-            self._known[inputs] = self._predict(inputs)
-        return self._known[inputs]
+        if inputs not in self._found:
+            shapes = {inputs.shape, *self._shapes.get(inputs.platform, ())}
+            values = self._predict(inputs, sorted(shapes)) or self._predict(inputs, [inputs.shape])
+            for shape, one in (values or {inputs.shape: None}).items():
+                self._found[replace(inputs, shape=shape)] = one
+        return self._found[inputs]
 
-    def _predict(self, inputs: Inputs) -> Mapping[str, str] | None:
+    def _predict(self, inputs: Inputs, shapes: Sequence[Shape]) -> dict[Shape, Mapping[str, str] | None]:
+        """Return the values of each of ``shapes``; nothing when one of them can not be predicted."""
         from tallystick import __version__
         from tallystick.core.errors import Malformed, Unsupported
         from tallystick.measure.predict import measure_release
@@ -121,13 +136,13 @@ class Predictor:
 
         image, firmware = self.file(inputs.image), self.file(inputs.firmware)
         if image is None or firmware is None:
-            return None
-        shape = LaunchShape.of(inputs.platform, dict(inputs.shape))
+            return {}
+        launches = [LaunchShape.of(inputs.platform, dict(shape)) for shape in shapes]
         try:
-            (one,) = measure_release(image, firmware, [shape], inputs.init_data, f"tallystick {__version__}")
+            found = measure_release(image, firmware, launches, inputs.init_data, f"tallystick {__version__}")
         except (Malformed, Unsupported, Misuse):
-            return None
-        return dict(one.values)
+            return {}
+        return {one.shape: dict(one.values) for one in found}
 
     def file(self, digest: Digest) -> bytes | None:
         """Return the product or firmware with this digest; None when no release directory has it."""
