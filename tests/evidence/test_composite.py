@@ -333,3 +333,14 @@ def test_nearly_a_message_is_refused_by_name(data):
     text = whole[:at] + data.draw(st.text(max_size=8)) + whole[at + data.draw(st.integers(0, 8)) :]
     with suppress(Malformed, Unsupported, NotGenuine):
         composite.verify("snp-report", text.encode("utf-8", "surrogatepass"), [], nonce=None, at=AT)
+
+
+def test_who_appraises_a_composite_asks_the_devices_for_their_challenge(cpu, devices):
+    from tallystick.cli.appraise import _challenge
+
+    claims = verify(cpu, document(cpu, additional(devices)))
+    challenge = _challenge(b"nonce", AT.isoformat(), claims, AT)
+    assert challenge.device_report_data == device_nonce()
+    assert challenge.report_data == claims.report_data
+    alone = _challenge(b"nonce", AT.isoformat(), verify(cpu, document(cpu, "")), AT)
+    assert alone.device_report_data == b""

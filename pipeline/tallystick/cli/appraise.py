@@ -106,8 +106,10 @@ def _challenge(nonce: bytes | None, issued_at: str | None, claims: Claims, now: 
 
     if nonce is None or issued_at is None:
         return Challenge(report_data=b"", issued_at=now)
-    # The verifier has compared the nonce; what the platform carries of it may be padded or hashed.
-    return Challenge(report_data=claims.report_data, issued_at=instant(issued_at))
+    # The verifier has compared the nonce; what the platform carries of it may be padded or hashed. So it has for the
+    # devices, which all answer the same one.
+    devices = claims.devices[0].report_data if claims.devices else b""
+    return Challenge(report_data=claims.report_data, issued_at=instant(issued_at), device_report_data=devices)
 
 
 def _labelled(claims: Claims, believed: Mapping[str, bytes]) -> tuple[str, ...]:
