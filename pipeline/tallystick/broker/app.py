@@ -38,10 +38,11 @@ from tallystick.handshake.kbs import (
 
 CHECKPOINT_PATH = "/tally/v0/log/checkpoint"
 KEYS_PATH = "/tally/v0/token-keys"
+POLICIES_PATH = "/tally/v0/policies"
 HEALTH_PATH = "/healthz"
 READY_PATH = "/readyz"
 METRICS_PATH = "/metrics"
-_OURS = {AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH}
+_OURS = {AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH, POLICIES_PATH}
 _OURS |= {HEALTH_PATH, READY_PATH, METRICS_PATH}
 _ACCESS = logging.getLogger("tallystick.broker.access")
 _FAULTS = logging.getLogger("tallystick.broker.faults")
@@ -94,6 +95,10 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
         await asyncio.to_thread(lambda: broker.policies.current(broker.clock.now()))
         return PlainTextResponse("ready\n", headers=_HEADERS)
 
+    async def policies(request: Request) -> Response:
+        state = await asyncio.to_thread(lambda: broker.policies.current(broker.clock.now()))
+        return _json(state.public())
+
     async def counted(request: Request) -> Response:
         if metrics is None:
             raise wire.no_such_path()
@@ -120,6 +125,7 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
             Route(ACTIVATE_PATH, activate, methods=["POST"]),
             Route(CHECKPOINT_PATH, checkpoint, methods=["GET"]),
             Route(KEYS_PATH, keys, methods=["GET"]),
+            Route(POLICIES_PATH, policies, methods=["GET"]),
             Route(HEALTH_PATH, health, methods=["GET"]),
             Route(READY_PATH, ready, methods=["GET"]),
             Route(METRICS_PATH, counted, methods=["GET"]),

@@ -65,6 +65,13 @@ def _paths() -> dict[str, Any]:
                 "responses": {"200": _answer("Keys"), **_errors()},
             }
         },
+        "/tally/v0/policies": {
+            "get": {
+                "summary": "The digests of the policies in force, as the log has them.",
+                "operationId": "policies",
+                "responses": {"200": _answer("Policies"), **_errors()},
+            }
+        },
         "/healthz": {"get": _text("The process answers.")},
         "/readyz": {"get": _text("The channel's policies hold, so that keys can be released.")},
     }
@@ -192,6 +199,20 @@ def _schemas() -> dict[str, Any]:
         "Activation": _object({"session": {"type": "string"}, "secret": _B64}, "session", "secret"),
         "Certificate": _object({"ak_certificate": _B64}, "ak_certificate"),
         "Keys": _object({"keys": {"type": "array", "items": {"type": "object"}}}, "keys"),
+        "Policies": _object(
+            {
+                "channel": {"type": "string"},
+                "version": {"type": "integer"},
+                "expires": {"type": "string"},
+                "policies": {"type": "object", "additionalProperties": {"type": "string"}},
+                "revoked": {"type": "array", "items": {"type": "string"}},
+            },
+            "channel",
+            "version",
+            "expires",
+            "policies",
+            "revoked",
+        ),
         "Error": _object(
             {
                 "type": {"type": "string", "format": "uri"},

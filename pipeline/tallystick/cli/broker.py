@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli import broker_deploy
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 from tallystick.core.errors import Misuse
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = command_app("Run and manage the key broker.")
 keys = command_app("Generate, import, list and destroy keys. No command shows one.")
 log = command_app("Verify, prove and export the broker's transparency log.")
+broker_deploy.register(app)
 app.add_typer(keys, name="key")
 app.add_typer(log, name="log")
 

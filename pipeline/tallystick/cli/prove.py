@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tallystick.cli.channels import At, ChannelDir, TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
+
+if TYPE_CHECKING:
+    from tallystick.compile.output import Compilation
+    from tallystick.compile.targets.base import Proof
+    from tallystick.policy.normal import NormalForm
 
 app = command_app()
 
@@ -28,21 +33,7 @@ def prove(
     The policy and the trust file come from you, the releases from the channel. Exit 6 with evidence that would
     get a key when the proof fails.
     """
-    from tallystick.cli.channels import read_policy, verified_channel
-    from tallystick.compile import output
-    from tallystick.compile.compile import NoRelease, normal_form
-    from tallystick.compile.produce import prove_files
-    from tallystick.core.errors import Misuse
-
-    compilation = output.read(folder)
-    wanted, _ = read_policy(policy)
-    found, now = verified_channel(wanted.channel.value, at, workdir, channel_dir, trust)
-    form = normal_form(wanted, found, now, NoRelease.PERMIT_NOTHING)
-    targets = [target for target in wanted.targets if target.name in compilation.files]
-    if len(targets) != len(compilation.files) or not targets:
-        extra = ", ".join(sorted(set(compilation.files) - {target.name for target in targets})) or "none"
-        raise Misuse(f"{folder}: targets that the policy is not for: {extra}", code="target.not-in-policy")
-    proofs = [prove_files(form, target, compilation.of(target.name), now) for target in targets]
+    _, form, proofs = _proved(folder, policy, workdir, channel_dir, trust, at)
     document = {
         "policy": form.policy,
         "channel": form.channel,
@@ -58,3 +49,49 @@ def prove(
         },
     }
     emit(document, "\n".join(proof.words for proof in proofs), as_json=as_json)
+
+
+def proved(
+    folder: Path,
+    policy: Path,
+    workdir: Path | None,
+    channel_dir: Path | None,
+    trust: Path | None,
+    at: str | None,
+) -> tuple[Compilation, list[Proof]]:
+    """Return the compilation in ``folder`` and its proofs against the verified channel.
+
+    Raises:
+        Refused: a proof fails. TallystickError: the policy, the channel or the folder is not as it must be.
+    """
+    compilation, _, proofs = _proved(folder, policy, workdir, channel_dir, trust, at)
+    return compilation, proofs
+
+
+def _proved(
+    folder: Path,
+    policy: Path,
+    workdir: Path | None,
+    channel_dir: Path | None,
+    trust: Path | None,
+    at: str | None,
+) -> tuple[Compilation, NormalForm, list[Proof]]:
+    from tallystick.cli.channels import read_policy, verified_channel
+    from tallystick.compile import output
+    from tallystick.compile.compile import NoRelease, normal_form
+    from tallystick.compile.produce import prove_files
+    from tallystick.core.errors import Misuse
+
+    compilation = output.read(folder)
+    wanted, _ = read_policy(policy)
+    found, now = verified_channel(wanted.channel.value, at, workdir, channel_dir, trust)
+    form = normal_form(wanted, found, now, NoRelease.PERMIT_NOTHING)
+    targets = [target for target in wanted.targets if target.name in compilation.files]
+    if len(targets) != len(compilation.files) or not targets:
+        extra = ", ".join(sorted(set(compilation.files) - {target.name for target in targets})) or "none"
+        raise Misuse(f"{folder}: targets that the policy is not for: {extra}", code="target.not-in-policy")
+    return (
+        compilation,
+        form,
+        [prove_files(form, target, compilation.of(target.name), now) for target in targets],
+    )

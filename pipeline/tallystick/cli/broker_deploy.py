@@ -1,0 +1,189 @@
+"""``tally broker apply`` and ``tally broker drift``: compiled policies in brokers that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tallystick.cli.channels import At, ChannelDir, TrustFile, Workdir
+from tallystick.cli.output import JsonFlag, emit, progress
+from tallystick.core.errors import Misuse, Refused, Unreachable
+
+if TYPE_CHECKING:
+    from tallystick.compile.targets.trustee.admin import Admin
+    from tallystick.core.findings import Finding
+
+_MAX_TOKEN_BYTES = 64 << 10
+_MAX_ANSWER_BYTES = 1 << 20
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What `tally compile` wrote.")]
+Url = Annotated[str, typer.Option("--url", help="Address of the broker: https://HOST:PORT.")]
+TargetName = Annotated[str, typer.Option("--target", help="trustee, or broker for our own.")]
+AdminToken = Annotated[
+    Path | None, typer.Option("--admin-token-file", help="A 0600 file with the administrator's bearer token.")
+]
+CaFile = Annotated[
+    Path | None, typer.Option("--ca", help="PEM file of the authority of the broker's certificate.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to ``app``."""
+    app.command()(apply)
+    app.command()(drift)
+
+
+def apply(
+    folder: Folder,
+    policy: Annotated[Path, typer.Option("--policy", help="The policy it is of, a YAML file.")],
+    url: Url,
+    admin_token_file: AdminToken = None,
+    target: TargetName = "trustee",
+    ca: CaFile = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="What is deployed is not ours: close the door to everybody first.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the steps, and send nothing.")] = False,
+    workdir: Workdir = None,
+    channel_dir: ChannelDir = None,
+    trust: TrustFile = None,
+    at: At = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Prove a compiled policy once more and put it in force in a Trustee, tightening before widening.
+
+    Repeat it when it was interrupted: every step can be sent again. Our own broker takes policies from the channel.
+    """
+    from tallystick.cli.prove import proved
+    from tallystick.compile.targets.trustee import deploy
+
+    if target != "trustee":
+        want = "promote the compiled policy: our broker loads it from the channel and takes no upload"
+        raise Misuse(f"apply is for trustee; {want}", code="apply.target")
+    compilation, proofs = proved(folder, policy, workdir, channel_dir, trust, at)
+    if target not in compilation.files:
+        raise Misuse(f"{folder} was not compiled for {target}", code="apply.target")
+    files = compilation.of(target)
+    planned = deploy.steps(files, first=first)
+    names = [step.what for step in planned]
+    if dry_run:
+        emit({"target": target, "url": url, "steps": names, "sent": 0}, "\n".join(names), as_json=as_json)
+        return
+    admin = _admin(url, admin_token_file, ca)
+    if not first:
+        _check_ours(admin, deploy.expected(files))
+    for number, step in enumerate(planned, 1):
+        progress(f"[{number}/{len(planned)}] {step.what}")
+        admin.send(step)
+    if findings := _reference_drift(admin, deploy.expected(files)):
+        raise Refused("the KBS took the policy and answers other Reference Values", findings=findings)
+    words = [f"in force at {url}", *(proof.words for proof in proofs if proof.target == target)]
+    emit(
+        {"target": target, "url": url, "steps": names, "sent": len(names)}, "\n".join(words), as_json=as_json
+    )
+
+
+def drift(
+    folder: Folder,
+    url: Url,
+    admin_token_file: AdminToken = None,
+    target: TargetName = "trustee",
+    ca: CaFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Report what is deployed but was not compiled. Exit 6 when there is something.
+
+    Of a Trustee the Reference Values can be read back, and no policy; of our broker every policy's digest.
+    """
+    from tallystick.compile import output
+    from tallystick.compile.targets.trustee import deploy
+
+    compilation = output.read(folder)
+    if target not in ("trustee", "broker") or target not in compilation.files:
+        raise Misuse(f"{folder} was not compiled for {target}, or it can not be asked", code="apply.target")
+    files = compilation.of(target)
+    if target == "trustee":
+        findings = _reference_drift(_admin(url, admin_token_file, ca), deploy.expected(files))
+        compared = len(deploy.expected(files))
+    else:
+        findings, compared = _broker_drift(url, ca, files)
+    if findings:
+        raise Refused(f"{url} does not run what is in {folder}", findings=findings)
+    read = "Reference Values (policies can not be read back)" if target == "trustee" else "policies"
+    words = f"no drift: {compared} {read} at {url} are what was compiled"
+    emit({"target": target, "url": url, "compared": compared, "findings": []}, words, as_json=as_json)
+
+
+def _admin(url: str, token_file: Path | None, ca: Path | None) -> Admin:
+    from tallystick.broker.secretfiles import read_secret
+    from tallystick.compile.targets.trustee.admin import Admin
+
+    if token_file is None:
+        raise Misuse("want --admin-token-file: Trustee is never asked without a token", code="trustee.admin")
+    token = read_secret(token_file, "administrator's token", max_bytes=_MAX_TOKEN_BYTES)
+    return Admin(url, token.decode("ascii", "replace").strip(), ca=ca)
+
+
+def _check_ours(admin: Admin, expected: dict[str, Any]) -> None:
+    """Refuse to go on where no Reference Value of ours is: then the door may stand open.
+
+    Raises:
+        Refused: it was never applied here (``apply.first``).
+    """
+    if all(admin.reference_value(name) is None for name in expected):
+        message = "no Reference Value of this policy is there: give --first, which denies everybody until the last step"
+        raise Refused(message, code="apply.first")
+
+
+def _reference_drift(admin: Admin, expected: dict[str, Any]) -> list[Finding]:
+    import json
+
+    from tallystick.core.findings import Finding
+
+    found = []
+    for name, want in sorted(expected.items()):
+        got = admin.reference_value(name)
+        if got != want or type(got) is not type(want):
+            shown = "nothing" if got is None else json.dumps(got)[:200]
+            found.append(Finding("drift.reference-value", name, json.dumps(want)[:200], shown))
+    return found
+
+
+def _broker_drift(url: str, ca: Path | None, files: Any) -> tuple[list[Finding], int]:
+    from tallystick.compile.targets.broker import FILE
+    from tallystick.core.digests import Digest
+    from tallystick.core.findings import Finding
+    from tallystick.policy import document
+
+    form = document.read(files[FILE])
+    deployed = _ask_broker(url, ca)
+    want = str(Digest.of(files[FILE]))
+    got = str(deployed.get("policies", {}).get(form.policy, "nothing"))
+    found = [] if got == want else [Finding("drift.policy", form.policy, want, got)]
+    if deployed.get("channel") != form.channel:
+        found.append(Finding("drift.channel", "channel", form.channel, str(deployed.get("channel"))))
+    return found, 1
+
+
+def _ask_broker(url: str, ca: Path | None) -> dict[str, Any]:
+    import json
+
+    import requests
+
+    from tallystick.broker.app import POLICIES_PATH
+
+    try:
+        answer = requests.get(
+            url.rstrip("/") + POLICIES_PATH,
+            timeout=(10, 30),
+            verify=str(ca) if ca else True,
+            allow_redirects=False,
+        )
+        said = json.loads(answer.content) if len(answer.content) < _MAX_ANSWER_BYTES else None
+    except (requests.RequestException, ValueError) as error:
+        raise Unreachable(f"{url}: {type(error).__name__}", code="broker.unreachable") from None
+    if answer.status_code != 200 or not isinstance(said, dict) or not isinstance(said.get("policies"), dict):
+        raise Unreachable(f"{url} answers {answer.status_code} and no policies", code="broker.unreachable")
+    return said
