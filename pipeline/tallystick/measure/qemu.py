@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from tallystick.formats import firmware as firmware_format
 from tallystick.formats import uki as uki_format
 from tallystick.formats.firmware import Firmware
 from tallystick.measure.firmwares import FirmwareModel, Machine, known, pei_volume_as_measured
+from tallystick.measure.nitro_tpm import GLOBAL_VARIABLE, SECURITY_DATABASE, variable_data
 from tallystick.measure.records import Event, Measurement, WaivedRegister
 from tallystick.measure.registers import extend, initial, replay
 from tallystick.measure.shapes import LaunchShape
@@ -38,8 +38,6 @@ WAIVED = (
     ),
 )
 
-_GLOBAL_VARIABLE = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")  # EFI_GLOBAL_VARIABLE
-_SECURITY_DATABASE = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")  # EFI_IMAGE_SECURITY_DATABASE_GUID
 # EFI_LOAD_OPTION of the firmware's own menu, the only boot option of a machine that is started with -kernel:
 # ACTIVE | CATEGORY_APP | HIDDEN, "UiApp", FvFile(462caa21-7614-4503-836e-8ab6f4662331) in DXEFV.
 _UI_APP_PATH = bytes.fromhex(
@@ -189,15 +187,15 @@ def _firmware_events(firmware: MeasuredFirmware, machine: Machine) -> tuple[Even
 def _secure_boot_events() -> tuple[Event, ...]:
     """Return PCR 7 of a firmware without Secure Boot; its separator comes before any application."""
     variables = (
-        (_GLOBAL_VARIABLE, "SecureBoot", b"\0"),
-        (_GLOBAL_VARIABLE, "PK", b""),
-        (_GLOBAL_VARIABLE, "KEK", b""),
-        (_SECURITY_DATABASE, "db", b""),
-        (_SECURITY_DATABASE, "dbx", b""),
+        (GLOBAL_VARIABLE, "SecureBoot", b"\0"),
+        (GLOBAL_VARIABLE, "PK", b""),
+        (GLOBAL_VARIABLE, "KEK", b""),
+        (SECURITY_DATABASE, "db", b""),
+        (SECURITY_DATABASE, "dbx", b""),
     )
     return (
         *(
-            _event(7, _variable_data(*variable), f"EV_EFI_VARIABLE_DRIVER_CONFIG: {variable[1]}")
+            _event(7, variable_data(*variable), f"EV_EFI_VARIABLE_DRIVER_CONFIG: {variable[1]}")
             for variable in variables
         ),
         Event(register=7, digest=SEPARATOR, what="EV_SEPARATOR"),
@@ -210,11 +208,6 @@ def _boot_option_events() -> tuple[Event, ...]:
         _event(1, b"\0\0", "EV_EFI_VARIABLE_BOOT: BootOrder"),
         _event(1, _UI_APP, "EV_EFI_VARIABLE_BOOT: Boot0000, UiApp"),
     )
-
-
-def _variable_data(vendor: uuid.UUID, name: str, data: bytes) -> bytes:
-    """Return UEFI_VARIABLE_DATA (TCG PFP 1.06, 10.2.6)."""
-    return vendor.bytes_le + struct.pack("<QQ", len(name), len(data)) + name.encode("utf-16-le") + data
 
 
 def _boot_aggregate(events: tuple[Event, ...]) -> Event:
