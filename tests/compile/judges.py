@@ -1,0 +1,126 @@
+"""What each target decides of one piece of evidence, from its emitted bytes; None where it can not be shown such."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from compile.machines import CHOICES, HERE, NOW, World, compiled
+
+from tallystick.appraisal.appraise import appraise
+from tallystick.appraisal.index import prepare
+from tallystick.appraisal.records import Challenge
+from tallystick.compile.domain import Case
+from tallystick.compile.targets.broker import _REPORT_DATA, _claims
+from tallystick.compile.targets.common import view
+from tallystick.compile.targets.contrast import prove as contrast
+from tallystick.compile.targets.corim import prove as corim
+from tallystick.compile.targets.corim.reading import Values
+from tallystick.compile.targets.intel_ita import prove as ita
+from tallystick.compile.targets.keylime import prove as keylime
+from tallystick.compile.targets.trustee import codec, simulate
+from tallystick.compile.targets.trustee import emit as trustee_emit
+from tallystick.compile.targets.trustee.choice import TrusteeTarget
+from tallystick.compile.targets.trustee.engines import Regorus
+from tallystick.compile.targets.trustee.simulate import Denied
+from tallystick.compile.targets.vault_jwt import prove as vault
+from tallystick.formats import corim as corim_format
+from tallystick.policy import document
+from tallystick.policy.model import Target
+from tallystick.policy.normal import NormalForm
+
+Decide = Callable[[Case], bool | None]
+BROKER = Target(name="broker", place=HERE, waivers=())
+TRUSTEE = TrusteeTarget(
+    name="trustee", place=HERE, waivers=(), version="0.21", session_minutes=5, attestation_keys=()
+)
+
+
+def judge(target: str, form: NormalForm, choice: Target | None = None) -> Decide:
+    """Compile ``form`` for ``target``, and return what its files decide."""
+    chosen = choice or {"broker": BROKER, "trustee": TRUSTEE, **CHOICES}[target]
+    return _JUDGES[target](compiled(target, form, chosen))
+
+
+def _broker(made: World) -> Decide:
+    # A broker reads no form without the strict defaults, which not every target here has words for.
+    form = made.form
+    assert document.write(form) == made.made.files["policy.json"]
+    prepared, key = prepare(form), form.keys[0].key
+    challenge = Challenge(report_data=_REPORT_DATA, issued_at=NOW)
+    return lambda case: appraise(_claims(case, form, NOW), prepared, key, challenge, NOW).allowed
+
+
+def _trustee(made: World) -> Decide:
+    files: Mapping[str, bytes] = made.made.files
+    values = simulate.reference_values(
+        data for name, data in sorted(files.items()) if name.startswith("rvps_")
+    )
+    evidence = Regorus(files[trustee_emit.AS_POLICY].decode(), values, NOW)
+    resource = Regorus(files[trustee_emit.RESOURCE_POLICY].decode(), {}, NOW)
+    wanted = simulate.resource(made.form.keys[0].key)
+
+    def decide(case: Case) -> bool | None:
+        tee = codec.tee(TRUSTEE.version, case.kind)
+        if tee is not None:
+            if not codec.possible(tee, case.claims):
+                return None
+            case = replace(case, claims=codec.completed(tee, case.claims))
+        try:
+            submod = simulate.appraisal(evidence, simulate.tcb_claims(case, TRUSTEE.version))
+        except Denied:
+            return False
+        return simulate.allows(resource, simulate.token(submod, NOW), wanted)
+
+    return decide
+
+
+def _ita(made: World) -> Decide:
+    texts = [data.decode() for name, data in sorted(made.made.files.items()) if name.endswith(".rego")]
+    policies = ita._Policies(texts, Regorus, NOW)
+    return lambda case: policies.match(ita.document(case))
+
+
+def _contrast(made: World) -> Decide:
+    held = [
+        contrast._read(name, data) for name, data in made.made.files.items() if name.startswith("manifest_")
+    ]
+    left = view.served(made.form, "contrast")
+    coordinators = contrast._Coordinators(held, left.policy)
+    return _shown(contrast._Reports(left, "Milan").of, coordinators.gives)
+
+
+def _keylime(made: World) -> Decide:
+    return _shown(keylime.quote, keylime.Agents(made.made.files["agents.json"]).accepts)
+
+
+def _corim(made: World) -> Decide:
+    values = Values(corim_format.parse(made.made.files["corim.cbor"]))
+    machines = corim._Machines(view.served(made.form, "corim"))
+    return _shown(machines.of, lambda shown: machines.match(values, shown, NOW))
+
+
+def _vault(made: World) -> Decide:
+    choice: Any = made.choice
+    issued = vault._Issued(view.served(made.form, "vault-jwt"), choice, NOW)
+    return _shown(issued.of, vault.Roles(made.made.files["roles.json"], NOW).admits)
+
+
+def _shown(encode: Callable[[Case], Any], decide: Callable[[Any], bool]) -> Decide:
+    def both(case: Case) -> bool | None:
+        evidence = encode(case)
+        return None if evidence is None else decide(evidence)
+
+    return both
+
+
+_JUDGES: Mapping[str, Callable[[World], Decide]] = {
+    "broker": _broker,
+    "trustee": _trustee,
+    "intel-ita": _ita,
+    "contrast": _contrast,
+    "keylime": _keylime,
+    "corim": _corim,
+    "vault-jwt": _vault,
+}
