@@ -239,7 +239,7 @@ def signed_again(folder) -> bytes:
 
 @pytest.mark.corpus
 def test_real_machines_measured_their_variables_like_this():
-    """Every variable before the separator, and the authorities out of db, in logs of Google's and a desktop's firmware."""
+    """Every variable before the separator, and the authorities out of db, in logs of Google's firmware and others."""
     expected = json.loads(corpus("evidence/tpm/gce/expected_pcrs.json").read_text())
     checked = authorities = 0
     for case in expected.values():
