@@ -148,6 +148,14 @@ def releases() -> list[Row]:
     return [pair("`tally verify` of the demo's release", verify, "`import sigstore.verify`", peer, "1 s")]
 
 
+def signing() -> list[Row]:
+    import bench_release
+    import bench_signing
+
+    with tempfile.TemporaryDirectory(prefix="tally-bench-") as name:
+        return [pair(*one) for one in (*bench_signing.pairs(Path(name)), *bench_release.pairs(Path(name)))]
+
+
 def page(rows: list[Row]) -> str:
     lines = [
         "# Benchmarks",
@@ -166,4 +174,6 @@ def page(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page([*start_up(), *measurements(), *evidence(), *releases()]), encoding="utf-8")
+    PAGE.write_text(
+        page([*start_up(), *measurements(), *evidence(), *signing(), *releases()]), encoding="utf-8"
+    )

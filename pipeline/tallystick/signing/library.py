@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tallystick.core.errors import Malformed, TallystickError
 from tallystick.signing.refusals import refusal
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cryptography.x509 import Certificate
     from sigstore.verify.verifier import Verifier
 
 T = TypeVar("T")
+_CHAINS = 256  # certificates remembered, each with one moment
 
 # What sigstore-python 4.5.1 says, and our code for it. Anything else is "bundle.refused": refused all the same.
 _CODES = (
@@ -61,8 +64,22 @@ def make(trusted_root: bytes) -> Verifier:
         rekor_keyring = lru_cache(TrustedRoot.rekor_keyring)
         ct_keyring = lru_cache(TrustedRoot.ct_keyring)
 
+    class Once(Verifier):
+        """Builds a certificate's chain once for each moment: a release's bundles share one certificate."""
+
+        _chains: dict[tuple[Certificate, datetime], list[Certificate]]
+
+        def _verify_chain_at_time(self, certificate: Certificate, timestamp_result: Any) -> list[Certificate]:
+            known, key = self.__dict__.setdefault("_chains", {}), (certificate, timestamp_result.time)
+            if key not in known:
+                found = super()._verify_chain_at_time(certificate, timestamp_result)  # one that fails raises
+                if len(known) >= _CHAINS:
+                    known.clear()
+                known[key] = found
+            return list(known[key])
+
     try:
-        return Verifier(trusted_root=Remembering(Model.from_json(trusted_root)))
+        return Once(trusted_root=Remembering(Model.from_json(trusted_root)))
     except Exception as error:
         raise Malformed(
             "trusted root", at="document", want="one sigstore-python reads", got=str(error)
