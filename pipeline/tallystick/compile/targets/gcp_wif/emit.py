@@ -127,19 +127,23 @@ def said(path: str, expect: Expect) -> Iterator[str]:
             yield from _texts(claim)
             yield from (f"!({quoted(member)} in {claim})" for member in members)
         case expects.Only(members):
-            empty = f"!has({claim}) || {claim} == []" if path in OMITTED else f"{claim} == []"
+            inside = f"{claim} == []"
             if members:
-                inside = f"{claim}.all(a, a in [{', '.join(map(quoted, members))}])"
-                empty = f"{empty} || ({claim}[0].startsWith('') && {inside})"
-            yield f"({empty})" if "||" in empty else empty
+                inside = f"{_is_list(claim)} && {claim}.all(a, a in [{', '.join(map(quoted, members))}])"
+            yield f"(!has({claim}) || ({inside}))" if path in OMITTED else inside
         case _:
             raise ValueError(f"{expect} can not be said, and compiling went on")
 
 
 def _texts(claim: str) -> Iterator[str]:
-    """A list of texts, and nothing else: an object has no element 0, and what is no text does not begin with ''."""
-    yield f"({claim} == [] || {claim}[0].startsWith(''))"
+    """A list of texts, and nothing else: what is no text has no beginning."""
+    yield _is_list(claim)
     yield f"{claim}.all(a, a.startsWith(''))"
+
+
+def _is_list(claim: str) -> str:
+    """Nothing but a list can be lengthened by one: a text is a list of characters to one engine."""
+    return f"size({claim} + []) >= 0"
 
 
 def _literal(value: Scalar) -> str:

@@ -97,7 +97,11 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: GcpWifTarget) ->
     """
     tried, names = evaluate(files, form, choice)
     papers = (emit.MAPPING, leftover.README, leftover.RESIDUAL)
-    proved.require_same(NAME, files, emitted(form, choice).files, papers)
+    made = emitted(form, choice).files
+    proved.require_same(NAME, files, made, papers)
+    head, right = (_heads(one[emit.ALLOW_POLICY]) for one in (files, made))
+    if head != right:
+        raise proved.unreadable(NAME, emit.ALLOW_POLICY, f"the head {right}", f"{head}")
     released = len(rows(form, NAME, WORDS))
     return Proof(target=NAME, released=released, accepted=released, evaluated=tried, engines=names)
 
@@ -123,7 +127,7 @@ def evaluate(
         raise proved.unreadable(
             NAME, emit.CONDITION, "a condition that is modelled exactly", str(error)
         ) from None
-    bound = _bindings(files[emit.ALLOW_POLICY], choice, emitted(form, choice).files[emit.ALLOW_POLICY])
+    bound = _bindings(files[emit.ALLOW_POLICY], choice)
     accepted, released = every([admitted, bound]), rows(form, NAME, WORDS)
     end = leftover.time(leftover.end(form, NAME))
     given = every([_texts(PROJECT), _texts(INSTANCE), Atom(TIME, NotAfter("9999-12-31T23:59:59Z"))])
@@ -161,12 +165,11 @@ def _texts(path: str) -> Formula:
     return Atom(path, truth.Text("startsWith", ""))
 
 
-def _bindings(data: bytes, choice: GcpWifTarget, made: bytes) -> Formula:
+def _bindings(data: bytes, choice: GcpWifTarget) -> Formula:
     """Return for which tokens the allow policy gives the role. Strict: one role, one kind of member, one condition."""
     want = "bindings of one role to sets of principals by their image, with an end"
     try:
         found_policy = jsondoc.loads(data, emit.ALLOW_POLICY)
-        right = json.loads(made)
         found = []
         if sorted(found_policy) != ["bindings", "version"] or found_policy["version"] != 3:
             raise ValueError("another allow policy")
@@ -175,13 +178,19 @@ def _bindings(data: bytes, choice: GcpWifTarget, made: bytes) -> Formula:
                 raise ValueError(f"another binding: {sorted(binding)}")
             head = dict(binding["condition"])
             end = _end(head.pop("expression"))
-            if head != {key: right["bindings"][0]["condition"][key] for key in ("title", "description")}:
-                raise ValueError(f"another head: {head}")
+            if sorted(head) != ["description", "title"]:
+                raise ValueError(f"another condition: {sorted(head)}")
             images = [_image(member, choice) for member in binding["members"]]
             found.append(every([Atom(DIGEST, Among(*images)), Atom(TIME, NotAfter(end))]))
     except (Malformed, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise proved.unreadable(NAME, emit.ALLOW_POLICY, want, str(error)) from None
     return some(found)
+
+
+def _heads(data: bytes) -> list[tuple[str, str]]:
+    """Return what a person reads of each binding."""
+    conditions = [binding["condition"] for binding in json.loads(data)["bindings"]]
+    return [(one["title"], one["description"]) for one in conditions]
 
 
 def _image(member: str, choice: GcpWifTarget) -> str:

@@ -23,7 +23,7 @@ from tallystick.compile.logic.formula import (
     negated,
     some,
 )
-from tallystick.compile.logic.tests import Among, Contains, Present, identity, is_number
+from tallystick.compile.logic.tests import Among, Contains, OfType, Present, identity, is_number
 from tallystick.compile.targets.gcp_wif.cel import Call, Constant, Expression, Index, ListOf, Name, Select
 
 ROOT = "assertion"
@@ -143,19 +143,6 @@ class Size:
         """Return a text, a list and an object of each size that matters."""
         for size in range(min(self.bound + 2, 12)):
             yield from ("x" * size, [None] * size, {str(number): None for number in range(size)})
-
-
-@dataclass(frozen=True, slots=True)
-class FirstText:
-    """A list whose first element is a text."""
-
-    def holds(self, value: Value) -> bool:
-        """Say whether ``value`` is one."""
-        return isinstance(value, list) and bool(value) and isinstance(value[0], str)
-
-    def landmarks(self) -> Iterable[Value]:
-        """Return lists with and without one."""
-        return (["x"], [None, "x"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +335,9 @@ def _ordered(sign: str, left: Expression, right: Expression) -> Truth:
 
 def _size(call: Call, sign: str, right: Constant) -> Truth:
     bound = right.value
+    match call.arguments:
+        case (Call("_+_", (longer, ListOf(()))),) if (sign, bound) == (">=", 0):
+            return Truth(Atom(path(longer), OfType(("list",))), FALSE)  # nothing but a list has a list added
     if (
         len(call.arguments) != 1
         or not isinstance(bound, int)
@@ -376,8 +366,6 @@ def _all(claim: str, name: str, each: Expression) -> Truth:
 
 
 def _text(target: Expression, relation: str, part: str) -> Truth:
-    if isinstance(target, Index) and target.index == Constant(0) and part == "" and relation == "startsWith":
-        return Truth(Atom(path(target.target), FirstText()), FALSE)
     claim = path(target)
     holds = Atom(claim, Text(relation, part))
     return Truth(holds, every([Atom(claim, Text("startsWith", "")), negated(holds)]))
