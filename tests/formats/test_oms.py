@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from contextlib import suppress
 from itertools import pairwise
@@ -193,3 +194,29 @@ def test_any_value_in_any_place_is_read_or_refused(data):
     place[data.draw(st.sampled_from(sorted(place)))] = data.draw(value)
     with suppress(Malformed, Unsupported):
         oms.parse(intoto.parse(json.dumps(document).encode()))
+
+
+def bundle(**material):
+    """A bundle around a statement; nothing in it is signed."""
+    payload = base64.b64encode(manifest().statement()).decode()
+    envelope = {"payload": payload, "payloadType": intoto.PAYLOAD_TYPE, "signatures": [{"sig": "AAAA"}]}
+    document = {
+        "mediaType": sigstore_bundle.MEDIA_TYPE,
+        "verificationMaterial": material,
+        "dsseEnvelope": envelope,
+    }
+    return json.dumps(document).encode()
+
+
+def test_a_short_lived_certificate_needs_a_log_entry_and_a_key_does_not():
+    assert oms.from_file(bundle(publicKey={"hint": "x"})) == manifest()
+    assert oms.from_file(bundle(x509CertificateChain={"certificates": [{"rawBytes": "AAAA"}]})) == manifest()
+    with pytest.raises(Malformed, match="tlogEntries: want one entry"):
+        oms.from_file(bundle(certificate={"rawBytes": "AAAA"}))
+    assert oms.from_file(manifest().statement()) == manifest()
+
+
+def test_a_bundle_of_something_else_is_unsupported():
+    other = bundle(publicKey={"hint": "x"}).replace(b"application/vnd.in-toto+json", b"text/plain")
+    with pytest.raises(Unsupported, match="dsseEnvelope: want application"):
+        oms.from_file(other)
