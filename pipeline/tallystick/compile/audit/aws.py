@@ -6,10 +6,10 @@ Source: AWS KMS Developer Guide, "Condition keys for attested platforms", "Defau
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tallystick.compile.audit.asking import Asker, tuples
+from tallystick.compile.audit.asking import Asker, assumed, tuples
 from tallystick.compile.audit.records import Audited, PermissivePath, ReferenceValues
 from tallystick.compile.logic.formula import ABSENT, Atom, Formula, Value, every, negated, some
 from tallystick.compile.logic.tests import Among, Present
@@ -51,14 +51,14 @@ class Audit:
         """Return every way to plaintext without attestation, and what is accepted beside ``reference``."""
         policy = document.read(data)
         decision = model.decision(policy)
-        asker = Asker(accepted=decision, shown=request)
+        asker = Asker(accepted=decision, shown=_shown)
         found = [path for n, one in enumerate(policy.statements) for path in _statement(policy, one, n)]
         found += [*_bypasses(asker), *_registers(policy, asker), *_denies(policy, asker)]
         released = accepted = None
         if reference is not None:
             data_only = every([decision, Atom(model.ACTION, Among(*actions.ATTESTED))])
             names = {path: key for words in WORDS.values() for path, key in words.names.items()}
-            extra, accepted = Asker(accepted=data_only, shown=request).unreleased(
+            extra, accepted = Asker(accepted=data_only, shown=_shown).unreleased(
                 "aws.not-released",
                 "one Allow for each released tuple, and a Deny for each register",
                 tuples(reference, names, _folded),
@@ -93,7 +93,7 @@ def _statement(policy: KeyPolicy, statement: Statement, number: int) -> Iterator
     decision = every([model.decision(policy), model.matches(statement, _effective(policy, statement))])
     bare = [negated(Atom(key, Present())) for key in sorted({*SPELLING, *_recipient_keys(policy)})]
     code, what, fix = _reason(statement)
-    yield from Asker(accepted=decision, shown=request).path(
+    yield from Asker(accepted=decision, shown=_shown).path(
         code, where, what, fix, Atom(model.ACTION, Among(*actions.ATTESTED)), *bare
     )
 
@@ -231,3 +231,7 @@ def _effective(policy: KeyPolicy, statement: Statement) -> int:
     """Return the statement's number among those that have an effect, as the model counts them."""
     effective = [one for one in policy.statements if one.effective]
     return next(number for number, one in enumerate(effective) if one is statement)
+
+
+def _shown(claims: Mapping[str, Value]) -> dict[str, Any]:
+    return assumed(claims, request)
