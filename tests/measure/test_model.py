@@ -140,6 +140,22 @@ def test_init_data_binds_the_model_by_its_list(folder):
         assert caught.value.code == "model.initdata.unbound"
 
 
+def test_init_data_binds_the_model_by_its_artifacts(folder):
+    found = models.read(folder)
+    artifacts = tuple(
+        initdata.Artifact(
+            name=f"a{n}", file=f"a{n}.tsenc", ciphertext=Digest.of(b"c"), plaintext=one.sha256, key="a/b/c"
+        )
+        for n, one in enumerate(found.files)
+    )
+    bound = initdata.make({initdata.ARTIFACTS: initdata.artifacts_text(artifacts)})
+    models.check_init_data(found, hostdata.init_data(bound).data)
+    changed_byte(folder)
+    with pytest.raises(NotGenuine) as caught:
+        models.check_init_data(models.read(folder), hostdata.init_data(bound).data)
+    assert [one.where for one in caught.value.findings] == ["model-1.safetensors"]
+
+
 def test_an_index_names_files_that_are_there(folder):
     (folder / "model-2.safetensors").unlink()
     with pytest.raises(Malformed, match="weight_map: want files of this model, got model-2"):

@@ -23,6 +23,7 @@ from tallystick.core.errors import Malformed, Misuse, NotGenuine, Unreachable
 from tallystick.core.findings import Finding
 from tallystick.formats import oms
 from tallystick.formats.oms import HashType, Manifest, Serialization
+from tallystick.handshake import initdata
 
 SCHEMA = "tallystick/model/v1"
 ARGUMENT = "tally.model"  # kernel command line: tally.model=sha256:<hex>
@@ -155,18 +156,32 @@ def check_cmdline(model: Model, cmdline: str) -> None:
 
 
 def check_init_data(model: Model, data: Sequence[tuple[str, str]]) -> None:
-    """Hold ``model`` against the ``data`` table of init-data: its list, byte for byte.
+    """Hold ``model`` against the ``data`` table of init-data.
+
+    It binds the model by the list of its files, byte for byte (``model.json``), or by an artifacts manifest that
+    names every file's digest as the plaintext of an encrypted one (``artifacts.json``, docs/decisions/0081).
 
     Raises:
-        NotGenuine: no list in it, or that of another model.
+        NotGenuine: neither is in it, or it is of other files.
+        Malformed, Unsupported: an artifacts manifest that is none.
     """
-    text = dict(data).get(INIT_DATA_NAME)
+    texts = dict(data)
     want = document(model.files)
-    if text is None or text.encode("utf-8", "surrogatepass") != want:
-        got = (
-            f"no {INIT_DATA_NAME}" if text is None else str(Digest.of(text.encode("utf-8", "surrogatepass")))
-        )
-        raise _unbound("initdata", str(Digest.of(want)), got)
+    if INIT_DATA_NAME in texts:
+        got = texts[INIT_DATA_NAME].encode("utf-8", "surrogatepass")
+        if got != want:
+            raise _unbound("initdata", str(Digest.of(want)), str(Digest.of(got)))
+        return
+    if initdata.ARTIFACTS not in texts:
+        raise _unbound("initdata", str(Digest.of(want)), f"no {INIT_DATA_NAME} and no {initdata.ARTIFACTS}")
+    named = {one.plaintext for one in initdata.parse_artifacts(texts[initdata.ARTIFACTS])}
+    findings = [
+        Finding("model.initdata.unbound", file.name, str(file.sha256), f"not in {initdata.ARTIFACTS}")
+        for file in model.files
+        if file.sha256 not in named
+    ]
+    if findings:
+        raise NotGenuine(findings[0].message, findings=findings)
 
 
 def _unbound(where: str, want: str, got: str) -> NotGenuine:
