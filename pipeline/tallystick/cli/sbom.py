@@ -32,12 +32,20 @@ def show(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def check(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
-    """Validate the SBOM, compare it with the contents lists, and take every product apart.
+def check(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The release directory, or a CycloneDX file alone.")
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Validate the SBOM, compare it with the contents lists, take every product apart, and score completeness.
 
     Exit 3: the document breaks CycloneDX or its own references. Exit 5: it, or a contents list, says something
-    else than what is in the products.
+    else than what is in the products. Of a file alone, anybody's, the document is checked and scored.
     """
+    if directory.is_file():
+        _check_file(directory, as_json=as_json)
+        return
     from tallystick.report.folder import ReleaseFolder
     from tallystick.sbom import check as checks
     from tallystick.sbom.coverage import cover
@@ -59,6 +67,45 @@ def check(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
         count = f"{len(findings)} thing{'s' if len(findings) != 1 else ''}"
         raise NotGenuine(f"{directory}: the SBOM and the products differ in {count}", findings=findings)
     emit(_verdict(folder, document, covered), _words(document, covered), as_json=as_json)
+
+
+def _check_file(path: Path, *, as_json: bool) -> None:
+    from tallystick.core.files import read_file
+    from tallystick.formats import cyclonedx
+    from tallystick.sbom import check as checks
+
+    document = cyclonedx.parse(read_file(path, "SBOM", max_bytes=cyclonedx.MAX_BYTES))
+    _refuse_document(checks.check_document(document))
+    count = sum(1 for _ in cyclonedx.components(document))
+    found = {
+        "spec_version": document["specVersion"],
+        "components": count,
+        "completeness": _completeness(document),
+    }
+    words = [f"CycloneDX {document['specVersion']}, {count} components: valid", *_score_words(document)]
+    emit(found, "\n".join(words), as_json=as_json)
+
+
+def _completeness(document: Document) -> dict[str, Any]:
+    from tallystick.sbom.completeness import scores
+
+    return {score.standard: score.document() for score in scores(document)}
+
+
+def _score_words(document: Document) -> list[str]:
+    from tallystick.sbom.completeness import scores
+
+    lines = []
+    for score in scores(document):
+        lines.append(
+            f"  {score.percent:>3} %  {score.title}: {score.met} of {len(score.elements)} elements whole"
+        )
+        for one in score.elements:
+            if one.met < one.of:
+                lines.append(
+                    f"           {one.element}: {one.met} of {one.of}; not {', '.join(one.missing[:2])}"
+                )
+    return lines
 
 
 def _document(folder: ReleaseFolder) -> Document:
@@ -115,6 +162,7 @@ def _verdict(folder: ReleaseFolder, document: Document, covered: tuple[Coverage,
             }
             for one in covered
         ],
+        "completeness": _completeness(document),
         "findings": [],
     }
 
@@ -127,7 +175,7 @@ def _words(document: Document, covered: tuple[Coverage, ...]) -> str:
             f"  {one.product:<10} {one.files:>6} files {one.size_bytes:>12,} bytes, "
             f"{one.unexplained_files} files and {one.unexplained_bytes} bytes unexplained"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_score_words(document)])
 
 
 def _table(document: Document) -> str:
