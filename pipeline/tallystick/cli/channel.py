@@ -44,8 +44,8 @@ def show(
     if channel_dir is not None:
         desk = replace(desk, folder=Folder(channel_dir))
     if at is not None:  # a replay, to which later marks do not apply
-        desk = replace(desk, seen=HighWater())
-    found = channels.load(desk.folder.path, channel, desk.trust, desk.now, desk.seen)
+        desk = replace(desk, seen=HighWater(), max_age=None)
+    found = channels.load(desk.folder.path, channel, desk.trust, desk.now, desk.seen, desk.max_age)
     waiting = approve.pending(desk)
     if at is None:
         desks.keep(workdir, channel, found.state.high_water)

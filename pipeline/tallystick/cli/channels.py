@@ -54,14 +54,16 @@ def verified_channel(
     from tallystick.cli import clock, desks
     from tallystick.cli import workdir as workdirs
     from tallystick.release import channel
+    from tallystick.release.metadata import MAX_AGE
     from tallystick.release.records import HighWater
 
     now = clock.at(at)
     if channel_dir is not None:
         pinned = desks.load_trust(workdirs.place(workdir), trust)
-        return channel.load(channel_dir, name, pinned, now), now
+        return channel.load(channel_dir, name, pinned, now, max_age=None if at else MAX_AGE), now
     desk = desks.open_desk(name, workdir, trust, now)
-    found = channel.load(desk.folder.path, name, desk.trust, now, HighWater() if at else desk.seen)
+    seen, max_age = (HighWater(), None) if at else (desk.seen, MAX_AGE)
+    found = channel.load(desk.folder.path, name, desk.trust, now, seen, max_age)
     if not at:
         desks.keep(workdir, name, found.state.high_water)
     return found, now

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -39,7 +39,12 @@ NOTHING_SEEN = HighWater()
 
 
 def load(
-    folder: Path, channel: str, trust: Trust, now: datetime, seen: HighWater = NOTHING_SEEN
+    folder: Path,
+    channel: str,
+    trust: Trust,
+    now: datetime,
+    seen: HighWater = NOTHING_SEEN,
+    max_age: timedelta | None = metadata.MAX_AGE,
 ) -> VerifiedChannel:
     """Return the channel in ``folder`` as it stands at ``now``, every release verified from its statements.
 
@@ -48,6 +53,7 @@ def load(
     Args:
         channel: its name; the trust file pins a root for it.
         seen: the high-water mark of the last load (``VerifiedChannel.state.high_water``).
+        max_age: how far from ``now`` the timestamp may end; None for a replay.
 
     Raises:
         Misuse: there is no channel in ``folder``.
@@ -58,7 +64,7 @@ def load(
     from tallystick.signing.verify import Verifier
 
     place = Folder(folder)
-    state = place.verify(pinned_root(trust, channel), channel, now, seen)
+    state = place.verify(pinned_root(trust, channel), channel, now, seen, max_age)
     policies = policies_of(place.read, state, seen)
     check_custody(trust, state)
     verifier = Verifier(trust.sigstore_root)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tallystick.core.errors import Refused
@@ -34,11 +34,12 @@ class Desk:
     now: datetime
     seen: HighWater = field(default_factory=HighWater)
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    max_age: timedelta | None = metadata.MAX_AGE  # of the timestamp; None for a replay
 
     def state(self) -> State:
         """Return the verified state of the channel."""
         root = channel.pinned_root(self.trust, self.channel)
-        return self.folder.verify(root, self.channel, self.now, self.seen)
+        return self.folder.verify(root, self.channel, self.now, self.seen, self.max_age)
 
     def policies(self, state: State) -> VerifiedPolicies:
         """Return the policies and revocations of ``state``."""

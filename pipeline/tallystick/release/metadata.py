@@ -62,7 +62,14 @@ class Proposal:
     at: datetime
 
 
-def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: HighWater) -> State:
+def verify(
+    read: Read,
+    pinned_root: bytes,
+    channel: str,
+    now: datetime,
+    seen: HighWater,
+    max_age: timedelta | None = MAX_AGE,
+) -> State:
     """Return the channel's metadata, when all of it holds at ``now``.
 
     Args:
@@ -70,6 +77,7 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
         pinned_root: the root metadata that the trust file pins; later roots are reached from it.
         channel: the name that the root must be for: a debug repository never passes for another.
         seen: high-water marks of an earlier load; nothing below them is taken.
+        max_age: how far from ``now`` the timestamp may end; None for a replay, whose metadata is of later.
 
     Raises:
         Malformed: metadata that can not be read.
@@ -85,7 +93,8 @@ def verify(read: Read, pinned_root: bytes, channel: str, now: datetime, seen: Hi
     timestamp: Metadata[Timestamp] = _load(read, "timestamp", None, root, "timestamp")
     _check_version("timestamp", timestamp.signed.version, seen)
     _check_expiry("timestamp", timestamp.signed, now)
-    _check_age(timestamp.signed, now)
+    if max_age is not None:
+        _check_age(timestamp.signed, now + max_age)
 
     snapshot: Metadata[Snapshot] = _load(read, "snapshot", timestamp.signed.snapshot_meta, root, "snapshot")
     _check_version("snapshot", snapshot.signed.version, seen)
@@ -330,12 +339,11 @@ def _check_expiry(role: str, signed: Signed, now: datetime) -> None:
         raise _refusal("expired", role, f"an end after {now.isoformat()}", signed.expires.isoformat())
 
 
-def _check_age(timestamp: Signed, now: datetime) -> None:
+def _check_age(timestamp: Signed, latest: datetime) -> None:
     """Bound how long a state may be believed: until then a revocation may go unseen.
 
     TUF lets whoever has the timestamp's key choose any end; one far away would freeze a channel for good.
     """
-    latest = now + MAX_AGE
     if timestamp.expires > latest:
         raise _refusal("age", "timestamp", f"an end by {latest.isoformat()}", timestamp.expires.isoformat())
 

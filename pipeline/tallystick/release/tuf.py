@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,14 +45,21 @@ class Folder:
         place = self.path / name
         return read_file(place, "channel", max_bytes=_MAX_FILE_BYTES) if place.is_file() else None
 
-    def verify(self, pinned_root: bytes, channel: str, now: datetime, seen: HighWater) -> State:
+    def verify(
+        self,
+        pinned_root: bytes,
+        channel: str,
+        now: datetime,
+        seen: HighWater,
+        max_age: timedelta | None = metadata.MAX_AGE,
+    ) -> State:
         """Return the verified state; see :func:`metadata.verify`.
 
         Raises:
             Misuse: there is no channel here (``release.channel.none``).
         """
         self._check_there()
-        return metadata.verify(self.read, pinned_root, channel, now, seen)
+        return metadata.verify(self.read, pinned_root, channel, now, seen, max_age)
 
     def _check_there(self) -> None:
         if not (self.path / _TIMESTAMP).is_file():
