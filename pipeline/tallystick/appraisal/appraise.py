@@ -40,6 +40,22 @@ def appraise(
     return _decision(prepared, claims, key, now, (*common, *reasons), release=None, closest=digest)
 
 
+def allows(claims: Claims, policy: Prepared, key: str, challenge: Challenge, now: datetime) -> Digest | None:
+    """Return the release that ``claims`` may have ``key`` for, or None: :func:`appraise` without the reasons."""
+    common, accepted = _considered(policy, claims, key, challenge, now)
+    return accepted.release.digest if accepted is not None and not common else None
+
+
+def _considered(
+    prepared: Prepared, claims: Claims, key: str, challenge: Challenge, now: datetime
+) -> tuple[tuple[Finding, ...], Candidate | None]:
+    """Return what speaks against it whatever the tuple, and the tuple that matches."""
+    form = prepared.form
+    common = (*_policy(form, key, now), *_fresh(claims, form, challenge, now))
+    found = (c for c in matching(prepared, claims) if not tuple(_all(prepared, c, claims, now)))
+    return common, next(found, None)
+
+
 def _decision(
     prepared: Prepared,
     claims: Claims,

@@ -22,6 +22,9 @@ __all__ = ["Case", "Device", "Oracle", "cases", "meeting", "nested", "released"]
 MOST_MIXTURES = 4_096  # of whole cross products; beyond it a seeded sample, and every pair is still crossed
 MOST_DEVIATIONS = 10_000
 _MOST_ELSEWHERE = 20  # values of other claims that are tried in the place of one
+_MOST_FOREIGN = 200  # values of the emitted files that no tuple has
+_MOST_OTHERS = 64  # values of the same claim in other tuples
+_LEAST_WHOLE = 4  # tuples of which every claim is changed, whatever the budget
 _SEED = 20_260_801
 _EXTRA: dict[str, Any] = {"pcr16": "0" * 64, "debug": True, "surprise": "x"}  # claims that no tuple names
 
@@ -56,7 +59,7 @@ def cases(
         emitted: values that stand in what was emitted. They are tried as claims too, so that a value which
             was never released, and is accepted, does not hide.
         suspects: whole pieces of evidence that what was emitted seems to accept.
-        budget: about how many changes of one claim; each claim of each tuple gets a few in any case.
+        budget: about how many changes of one claim; every tuple gets some in any case.
     """
     bases = list(released(form))
     yield from bases
@@ -129,16 +132,21 @@ def _entries(form: NormalForm) -> Iterator[Any]:
 
 
 def _deviations(bases: list[Case], emitted: Iterable[str], budget: int) -> Iterator[Case]:
-    """Every tuple with one claim changed. Where that is too many, each claim still gets its share."""
+    """Every tuple with one claim changed. Where that is too many, a sample of them, and one claim of each other."""
     columns = _columns(bases)
     known = sorted({value for values in columns.values() for value in values if isinstance(value, str)})
     foreign = sorted(set(emitted).difference(known))
-    total = sum(len(base.claims) for base in bases) or 1
-    most = max(4, budget // total)
     chosen = random.Random(_SEED)  # noqa: S311 (which mutations to try, not a secret)
+    if len(foreign) > _MOST_FOREIGN:
+        foreign = chosen.sample(foreign, _MOST_FOREIGN)
+    whole = _sample(bases, budget, chosen)
+    most = max(4, budget // (sum(len(bases[number].claims) for number in whole) or 1))
     for number, base in enumerate(bases):
+        if number not in whole:
+            yield from _one(base, number)
+            continue
         for path, value in base.claims.items():
-            others = [v for v in columns[path] if typed(v) != typed(value)]
+            others = [v for v in columns[path][:_MOST_OTHERS] if typed(v) != typed(value)]
             elsewhere = chosen.sample(known, min(len(known), _MOST_ELSEWHERE))
             changed = [*nearly(value), *others, *(v for v in elsewhere if v != value)]
             if len(changed) > most:
@@ -150,6 +158,25 @@ def _deviations(bases: list[Case], emitted: Iterable[str], budget: int) -> Itera
         for path, other in _EXTRA.items():
             if path not in base.claims:
                 yield _case(base, path, other)
+
+
+def _sample(bases: list[Case], budget: int, chosen: random.Random) -> frozenset[int]:
+    """Return the numbers of the tuples of which every claim is changed: all of them when there is room."""
+    widest = max((len(base.claims) for base in bases), default=0) or 1
+    room = max(_LEAST_WHOLE, budget // (widest * 4))
+    if len(bases) <= room:
+        return frozenset(range(len(bases)))
+    return frozenset({0, *chosen.sample(range(len(bases)), room - 1)})
+
+
+def _one(base: Case, number: int) -> Iterator[Case]:
+    """One claim of a tuple absent, and nearly right; which claim goes round with the number."""
+    paths = list(base.claims)
+    if paths:
+        path = paths[number % len(paths)]
+        yield _case(base, path, None, drop=True)
+        close = nearly(base.claims[path])
+        yield _case(base, path, close[number % len(close)])
 
 
 def _mixtures(bases: list[Case], budget: int) -> Iterator[Case]:

@@ -41,11 +41,12 @@ class Regorus:
         import regorus
 
         self._engine = regorus.Engine()
+        self.values = values  # what the RVPS holds; may be exchanged between two evaluations
         nanoseconds = int(now.timestamp() * 1_000_000_000)
         try:
             self._engine.add_policy("", policy)
             self._engine.add_extension("time.now_ns", 0, lambda: nanoseconds)
-            self._engine.add_extension("query_reference_value", 1, values.get)
+            self._engine.add_extension("query_reference_value", 1, lambda name: self.values.get(name))
         except BaseException as error:
             raise _failed(error) from None
         self._data = "{}"

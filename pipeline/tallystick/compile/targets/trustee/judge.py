@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -50,9 +51,22 @@ class Judge:
         self.token_seconds = form.max_age_seconds - choice.session_minutes * 60
         self._loaded: dict[tuple[str, datetime], Engine] = {}
 
-    def share(self, other: Judge) -> None:
-        """Take over what does not depend on the Reference Values: the policies for devices and resources."""
-        self._loaded |= {key: one for key, one in other._loaded.items() if key[0] != emit.AS_POLICY}
+    def part(self, form: NormalForm) -> Judge:
+        """Return a judge of a part of the releases, with the same policies loaded."""
+        found = Judge(self.texts, self.values, form, self.choice, self.now)
+        found._loaded = self._loaded
+        return found
+
+    @contextmanager
+    def holding(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """Let the RVPS hold ``values`` for a while. The policies stay loaded, which takes longer than evaluating."""
+        engine = self.engine(emit.AS_POLICY)
+        assert isinstance(engine, Regorus)  # noqa: S101 (for the type checker)
+        engine.values, before = values, engine.values
+        try:
+            yield
+        finally:
+            engine.values = before
 
     def finish(self) -> None:
         """Raise with the first thing that came out wrong.
@@ -76,13 +90,13 @@ class Judge:
         self,
         case: Case,
         key: str,
-        *,
+        *more: str,
         engine: Engine | None = None,
         at: datetime | None = None,
         age: float = 0,
         right: bool | None = True,
     ) -> None:
-        """From evidence to key. ``right`` False: no key; True: as released; None: at most as released."""
+        """From evidence to keys. ``right`` False: no key; True: as released; None: at most as released."""
         tee = codec.tee(self.choice.version, case.kind)
         if tee is not None:
             if not codec.possible(tee, case.claims):
@@ -94,32 +108,35 @@ class Judge:
             permitted = set()
         if right is True and not self._spelled(case):
             right = None
-        expected = bool(permitted) and right is not False and key in self.keys
-        self.evaluated += 1
-        allowed, named, evidence = self._asked(case, key, engine, now, age, proved=bool(permitted))
-        if allowed and engine is None and right is True:
-            self.accepted.add(self.oracle.point(case))
-        if allowed and not expected:
-            self.note(case.what, "no key", f"the key {key}", "prove.admits", evidence)
-        elif expected and not allowed and right is True:
-            self.note(case.what, f"the key {key}", "no key", "prove.refuses", evidence)
-        elif allowed and named - permitted:
-            self.note(case.what, ", ".join(sorted(permitted)), ", ".join(sorted(named)), "prove.release")
+        claims, named, evidence = self._asked(case, engine, now, age, proved=bool(permitted))
+        for wanted in (key, *more):
+            self.evaluated += 1
+            expected = bool(permitted) and right is not False and wanted in self.keys
+            judge = self.engine(emit.RESOURCE_POLICY, at=now)
+            allowed = claims is not None and allows(judge, claims, resource(wanted))
+            if allowed and engine is None and right is True:
+                self.accepted.add(self.oracle.point(case))
+            if allowed and not expected:
+                self.note(case.what, "no key", f"the key {wanted}", "prove.admits", evidence)
+            elif expected and not allowed and right is True:
+                self.note(case.what, f"the key {wanted}", "no key", "prove.refuses", evidence)
+            elif allowed and named - permitted:
+                self.note(case.what, ", ".join(sorted(permitted)), ", ".join(sorted(named)), "prove.release")
 
     def _asked(
-        self, case: Case, key: str, engine: Engine | None, now: datetime, age: float, *, proved: bool
-    ) -> tuple[bool, set[str], dict[str, Any]]:
+        self, case: Case, engine: Engine | None, now: datetime, age: float, *, proved: bool
+    ) -> tuple[dict[str, Any] | None, set[str], dict[str, Any]]:
+        """Return the token, the releases that it names, and the evidence; no token when the service fails."""
         evidence: dict[str, Any] = {}
         try:
             evidence = tcb_claims(case, self.choice.version)
             submod = appraisal(engine or self.engine(emit.AS_POLICY, at=now), evidence)
             others = self.devices(case, now)
         except Denied:
-            return False, set(), evidence
+            return None, set(), evidence
         claims = simulate.token(submod, now - timedelta(seconds=age), others)
-        allowed = allows(self.engine(emit.RESOURCE_POLICY, at=now), claims, resource(key))
         self._vector(case, submod, proved=proved or bool(case.devices))
-        return allowed, tried.named(submod), {**evidence, **({"devices": others} if others else {})}
+        return claims, tried.named(submod), {**evidence, **({"devices": others} if others else {})}
 
     def devices(self, case: Case, at: datetime | None = None) -> dict[str, dict[str, Any]]:
         """Return the submods of the devices in ``case``; raises Denied as the service does."""

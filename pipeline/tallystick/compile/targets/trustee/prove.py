@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from tallystick.compile.domain import MOST_DEVIATIONS, Case, released
+from tallystick.compile.domain import Case, released
 from tallystick.compile.targets.base import Proof
 from tallystick.compile.targets.trustee import emit, limits, reading, rego, tried
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
@@ -27,10 +28,16 @@ from tallystick.compile.targets.trustee.varied import degraded, other_requests, 
 from tallystick.policy.normal import NormalForm
 
 _WINDOW = 8  # tuples that are tried together when there are many
-_MOST_WINDOWS = 64  # of a seeded sample beyond it; every released tuple is tried in any case
-_SAMPLE = 400  # pieces of evidence that are tried against all of them at once
+_WIDE = 24  # tuples that stand together when each released one is tried
+_TUPLES_A_RELEASE = 12  # about: one tuple in so many is tried for every key
+_MOST_WINDOWS = 2  # with the whole domain of their tuples
+_WINDOW_DEVIATIONS = 500
+_FEW = 16  # foreign texts that are tried as claims there
+_SAMPLE = 24  # pieces of evidence that are tried against all tuples at once
+_MOST_TEXTS = 5_000  # of the Reference Values, that are tried as claims
 _SECOND_OPINIONS = 40  # pieces of evidence that the slower engine looks at, too
 _SEED = 20_260_801
+_PERMIT = re.compile(r'^\t+"[^"]* (sha256:[0-9a-f]{64})"(?:,|: "[a-z-]*",)$')
 
 
 def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, now: datetime) -> Proof:
@@ -59,25 +66,17 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, n
 def _evidence(judge: Judge) -> None:
     """Every case of the domain, from evidence to key."""
     literals = [s for text in judge.texts.values() for s in limits.strings_of(text)]
-    literals += tried.strings(judge.values)
+    literals += islice(tried.strings(judge.values), _MOST_TEXTS)
     rows = sum(len(held) for held in judge.values.values() if isinstance(held, list))
-    windows = list(tried.windows(judge.values, _WINDOW)) if rows > 2 * _WINDOW else []
     first = sum(len(release.tuples) for release in judge.form.releases)
-    budget = _WINDOW if windows else MOST_DEVIATIONS
-    found = judge.cases(
-        tried.claimlike(literals) if not windows else [], _suspects(judge, judge.values), budget
-    )
-    for number, case in enumerate(islice(found, first + rows + _SAMPLE if windows else None)):
-        for key in judge.keys if number < first else judge.keys[:1]:
-            judge.attempt(case, key)
+    if rows <= 2 * _WINDOW:
+        for number, case in enumerate(judge.cases(tried.claimlike(literals), _suspects(judge, judge.values))):
+            judge.attempt(case, *(judge.keys if number < first else judge.keys[:1]))
+    else:
+        _windows(judge, literals)
     for case in judge.signed(islice(released(judge.told), _WINDOW)):
         for key in _other_keys(judge, literals):
             judge.attempt(case, key, right=False)
-    chosen = random.Random(_SEED)  # noqa: S311 (which tuples to look at together)
-    if len(windows) > _MOST_WINDOWS:
-        windows = chosen.sample(windows, _MOST_WINDOWS)
-    for values in windows:
-        _window(judge, values, tried.claimlike(literals), MOST_DEVIATIONS // len(windows))
 
 
 def _suspects(judge: Judge, values: Mapping[str, Any]) -> Iterator[Case]:
@@ -85,22 +84,55 @@ def _suspects(judge: Judge, values: Mapping[str, Any]) -> Iterator[Case]:
     yield from tried.suspects(values, [one for one in tees(judge.choice.version) if one.kind in kinds])
 
 
-def _window(judge: Judge, values: dict[str, Any], literals: list[str], budget: int) -> None:
-    """The whole domain of a few tuples, with these alone in the RVPS: evaluation is linear in them.
+def _windows(judge: Judge, literals: list[str]) -> None:
+    """Many tuples, a few at a time in the RVPS: evaluation is linear in them, and they are asked the same questions.
 
-    The policy asks each tuple the same questions, and the complete set is tried as well, in a sample.
+    Every released tuple is tried beside others, all of them at once in a sample, and a sample with its whole domain.
     """
-    held = {json.dumps(row, sort_keys=True) for rows in values.values() for row in rows}
+    chosen = random.Random(_SEED)  # noqa: S311 (which tuples to look at together)
+    by_row = _by_row(judge)
+    for values in tried.windows(judge.values, _WIDE):
+        with judge.holding(values):
+            for number, case in enumerate(_of_rows(by_row, values)):
+                judge.attempt(case, *(judge.keys if number % _TUPLES_A_RELEASE == 0 else judge.keys[:1]))
+            for case in islice(_suspects(judge, values), 8):
+                judge.attempt(case, judge.keys[0])
+    everything = list(islice(judge.cases([], iter(()), _WINDOW), 20_000))
+    for case in chosen.sample(everything, min(len(everything), _SAMPLE)):
+        judge.attempt(case, judge.keys[0], right=None)
+    narrow = list(tried.windows(judge.values, _WINDOW))
+    for values in chosen.sample(narrow, min(len(narrow), _MOST_WINDOWS)):
+        _window(judge, values, tried.claimlike(literals))
+
+
+def _by_row(judge: Judge) -> dict[str, list[Case]]:
+    """Return the released tuples as evidence, by what stands in the RVPS for each."""
+    entries = [(one, t) for one in judge.told.releases for t in one.tuples if judge.told.platform(t.platform)]
+    found: dict[str, list[Case]] = {}
+    for (release, entry), case in zip(entries, judge.signed(released(judge.told)), strict=True):
+        found.setdefault(_row(judge, release, entry), []).append(case)
+    return found
+
+
+def _of_rows(by_row: Mapping[str, list[Case]], values: Mapping[str, Any]) -> Iterator[Case]:
+    for rows in values.values():
+        for row in rows:
+            yield from by_row.get(json.dumps(row, sort_keys=True), ())
+
+
+def _window(judge: Judge, values: dict[str, Any], literals: list[str]) -> None:
+    """The whole domain of a few tuples, with these alone in the RVPS."""
+    rows = [row for held in values.values() for row in held]
+    texts, named = {json.dumps(row, sort_keys=True) for row in rows}, {row.get("release") for row in rows}
     releases = tuple(
-        replace(one, tuples=tuple(t for t in one.tuples if _row(judge, one, t) in held))
+        replace(one, tuples=tuple(t for t in one.tuples if _row(judge, one, t) in texts))
         for one in judge.form.releases
-        if any(str(one.digest) == row.get("release") for rows in values.values() for row in rows)
+        if str(one.digest) in named
     )
-    form = replace(judge.form, releases=releases)
-    part = Judge(judge.texts, values, form, judge.choice, judge.now)
-    part.share(judge)
-    for case in part.cases(literals[:_SAMPLE], _suspects(judge, values), budget):
-        part.attempt(case, judge.keys[0])
+    part = judge.part(replace(judge.form, releases=releases))
+    with judge.holding(values):
+        for case in part.cases(literals[:_FEW], _suspects(judge, values), _WINDOW_DEVIATIONS):
+            part.attempt(case, judge.keys[0])
     judge.evaluated += part.evaluated
     judge.wrong += part.wrong
 
@@ -220,28 +252,40 @@ def _clock(judge: Judge) -> None:
 
 def _second_opinion(judge: Judge, other: Callable[[str, Mapping[str, Any], datetime], Engine]) -> None:
     """The other engine gives the same answers on the released tuples and a sample of the rest."""
-    everything = list(islice(judge.cases([], iter(()), _SAMPLE), 20_000))
-    first = min(20, sum(len(release.tuples) for release in judge.form.releases))
+    values = _first(judge.values)
+    everything = list(islice(judge.cases([], iter(()), 4 * _SECOND_OPINIONS), 20_000))
+    rows = sum(len(release.tuples) for release in judge.form.releases)
+    first, most = min(8, rows), _SECOND_OPINIONS if rows <= 2 * _WINDOW else _SECOND_OPINIONS // 4
     chosen = random.Random(_SEED)  # noqa: S311 (which evidence to look at twice)
     rest = everything[first:]
-    sample = everything[:first] + chosen.sample(rest, min(len(rest), _SECOND_OPINIONS))
-    version, ours = judge.choice.version, judge.engine(emit.AS_POLICY)
+    sample = everything[:first] + chosen.sample(rest, min(len(rest), most))
+    version, ours = judge.choice.version, judge.load(emit.AS_POLICY, values, judge.now)
     try:
-        theirs = other(judge.texts[emit.AS_POLICY], judge.values, judge.now)
-        second = other(judge.texts[emit.RESOURCE_POLICY], {}, judge.now)
+        named = {str(row.get("release")) for held in values.values() for row in tried.listed(held)}
+        texts = {name: _cut(text, named) for name, text in judge.texts.items()}
+        theirs = other(texts[emit.AS_POLICY], values, judge.now)
+        second = other(texts[emit.RESOURCE_POLICY], {}, judge.now)
     except RegoError as error:
         judge.note("second engine", "the policy loads", str(error), "prove.engines")
         return
     for case in sample:
         one, two = tried.answer(ours, case, version), tried.answer(theirs, case, version)
+        if one is not None and tried.named(one) - named:
+            continue
         if one != two:
             judge.note(case.what, json.dumps(one), json.dumps(two), "prove.engines")
-        claims = judge.token(case) if one is not None else None
-        if claims is not None:
+        if one is not None:
+            claims = token(one, judge.now, judge.devices(case))
             data = resource(judge.keys[0])
             says = allows(judge.engine(emit.RESOURCE_POLICY), claims, data)
             if says != allows(second, claims, data):
                 judge.note(case.what, str(says), str(not says), "prove.engines")
+
+
+def _cut(text: str, named: set[str]) -> str:
+    """Return a policy that permits no other releases than ``named``: the second engine has no room for a thousand."""
+    lines = text.split("\n")
+    return "\n".join(line for line in lines if not (one := _PERMIT.search(line)) or one[1] in named)
 
 
 def _near(good: Case | None, path: str) -> Iterator[Case]:
