@@ -61,6 +61,14 @@ def test_both_profiles_of_the_realm_key(rak):
     assert claims.values["debug"] is False
 
 
+def test_a_collection_of_records_is_the_same_token():
+    plain = cbor2.loads(token(tag=907)).value
+    records = {name: [263, part] for name, part in plain.items()} | {"__cmwc_t": "tag:cca"}
+    for parts in (dict(plain), records):
+        data = cbor2.dumps(cbor2.CBORTag(907, parts))
+        assert verify(data).values == verify(token()).values
+
+
 def test_a_platform_that_is_not_secured_says_debug():
     assert verify(token(platform={2395: 0x2000})).values["debug"] is True
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_corpus import corpus
 
-from tallystick.core.errors import Malformed, NotGenuine, Unsupported
-from tallystick.evidence import token
+from tallystick.core.errors import Malformed, Misuse, NotGenuine, Unsupported
+from tallystick.evidence import kinds, token
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 RSA = rsa.generate_private_key(65537, 2048)
@@ -89,6 +89,21 @@ def test_a_token_says_what_it_says_and_who_signed():
     claims = verify(sign(azure()), [jwk(RSA)], nonce=b"nonce")
     assert (claims.values["signed_by"], claims.roots) == ("provider", ("azure-attestation",))
     assert claims.valid_until == AT + timedelta(seconds=10)
+
+
+def test_the_audience_is_compared_when_it_is_given():
+    for said in ("us", ["them", "us"]):
+        data = sign(azure(aud=said))
+        claims = token.verify("azure-maa-token", data, [jwk(RSA)], nonce=None, at=AT, audience="us")
+        assert claims.notes == ()
+        with pytest.raises(NotGenuine) as refused:
+            token.verify("azure-maa-token", data, [jwk(RSA)], nonce=None, at=AT, audience="u")
+        assert codes(refused) == ["token.audience.mismatch"]
+        assert [note.code for note in verify(data, [jwk(RSA)]).notes] == ["token.audience.not-given"]
+    with pytest.raises(NotGenuine):
+        token.verify("azure-maa-token", sign(azure()), [jwk(RSA)], nonce=None, at=AT, audience="us")
+    with pytest.raises(Misuse, match="only tokens have"):
+        kinds.verify("snp-report", b"", [], nonce=None, at=AT, audience="us")
 
 
 PEM = RSA.public_key().public_bytes(

@@ -39,6 +39,7 @@ def verify(
     at: Annotated[
         str | None, typer.Option(help="The instant to judge at (RFC 3339); now by default.")
     ] = None,
+    audience: Annotated[str | None, typer.Option(help="For whom a service's token must be.")] = None,
     trust: TrustFile = None,
     bundle_key: BundleKey = None,
     as_json: JsonFlag = False,
@@ -54,9 +55,9 @@ def verify(
         from tallystick.evidence import bundle
 
         signers = pinned(trust, bundle_key)
-        claims = bundle.verify(kind, data, files, pinned=signers, nonce=bound, at=moment)
+        claims = bundle.verify(kind, data, files, pinned=signers, nonce=bound, at=moment, audience=audience)
     else:
-        claims = package.verify(kind, data, files, nonce=bound, at=moment)
+        claims = package.verify(kind, data, files, nonce=bound, at=moment, audience=audience)
     emit(_document(claims), "\n".join(_words(claims)), as_json=as_json)
 
 

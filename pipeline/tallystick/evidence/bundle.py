@@ -200,6 +200,7 @@ def verify(
     pinned: Iterable[Digest],
     nonce: bytes | None,
     at: datetime,
+    audience: str | None = None,
 ) -> Claims:
     """Return what :func:`kinds.verify` does, where endorsements may also be bundles.
 
@@ -216,7 +217,7 @@ def verify(
     ended = tuple(finding for bundle in bundles for finding in expired(bundle, kind, at))
     unique = list(dict.fromkeys(files))
     try:
-        claims = kinds.verify(kind, data, unique, nonce=nonce, at=at)
+        claims = kinds.verify(kind, data, unique, nonce=nonce, at=at, audience=audience)
     except NotGenuine as refused:
         if not ended:
             raise

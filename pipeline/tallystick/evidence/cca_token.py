@@ -27,7 +27,8 @@ from tallystick.formats.cose import Sign1, cbor_map, loads, parse_sign1
 
 KIND = "cca-token"
 _WHAT = "CCA token"
-_TOKEN_TAG = 399
+_TOKEN_TAGS = (399, 907)  # the first profile's, and a CMW collection's
+_COLLECTION_TYPE = "__cmwc_t"  # draft-ietf-rats-msg-wrap, 3.3
 _PLATFORM, _REALM = 44234, 44241
 _HASHES = {"sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
 _CURVES: dict[int, ec.EllipticCurve] = {
@@ -140,17 +141,23 @@ def show(data: bytes) -> dict[str, Any]:
 def _tokens(data: bytes) -> tuple[Sign1, Sign1]:
     value = loads(data, _WHAT)
     if isinstance(value, cbor2.CBORTag):
-        if value.tag != _TOKEN_TAG:
-            raise Unsupported(_WHAT, at="CBOR tag", want=str(_TOKEN_TAG), got=str(value.tag))
+        if value.tag not in _TOKEN_TAGS:
+            raise Unsupported(_WHAT, at="CBOR tag", want="399 or 907", got=str(value.tag))
         value = value.value
-    if not hasattr(value, "items") or set(value) != {_PLATFORM, _REALM}:
+    if not hasattr(value, "items") or set(value) - {_COLLECTION_TYPE} != {_PLATFORM, _REALM}:
         raise Malformed(
             _WHAT, at="collection", want=f"entries {_PLATFORM} and {_REALM}", got=type(value).__name__
         )
-    parts = [value[_PLATFORM], value[_REALM]]
+    parts = [_record(value[_PLATFORM]), _record(value[_REALM])]
     if not all(isinstance(part, bytes) for part in parts):
         raise Malformed(_WHAT, at="collection", want="two byte strings", got="other types")
     return parse_sign1(parts[0], "CCA platform token"), parse_sign1(parts[1], "CCA realm token")
+
+
+def _record(value: Any) -> Any:
+    """Return the token in an entry: bytes, or in a CMW collection a record [type, bytes, indicator]."""
+    is_record = isinstance(value, (list, tuple)) and 2 <= len(value) <= 3
+    return value[1] if is_record else value
 
 
 def _bytes(claims: dict[Any, Any], key: int, name: str) -> bytes:

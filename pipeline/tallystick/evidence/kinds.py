@@ -14,7 +14,7 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any, cast
 
-from tallystick.core.errors import Unsupported
+from tallystick.core.errors import Misuse, Unsupported
 from tallystick.evidence.claims import Claims
 
 # DESIGN.md, "The command line": kind -> module of this package.
@@ -37,7 +37,13 @@ MODULES: dict[str, str] = {
 
 
 def verify(
-    kind: str, data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, at: datetime
+    kind: str,
+    data: bytes,
+    endorsements: Sequence[bytes],
+    *,
+    nonce: bytes | None,
+    at: datetime,
+    audience: str | None = None,
 ) -> Claims:
     """Return what evidence of ``kind`` claims that is genuine at ``at``.
 
@@ -45,12 +51,18 @@ def verify(
         data: the evidence; or a machine's with that of its devices, as one (see :mod:`composite`).
         endorsements: files that verification may rest on; each kind's module says what they may be.
         nonce: what the evidence must be bound to; None when the caller compares ``report_data``.
+        audience: for whom a service's token must be; None when the caller compares it.
 
     Raises:
         Malformed, Unsupported: bytes that are no such evidence, or a kind that can not be verified.
+        Misuse: an audience for evidence that is no token (``evidence.audience``).
         NotGenuine: with a finding for every check that does not hold.
     """
-    _module(kind)  # an unknown kind is the first thing to say
+    module = _module(kind)  # an unknown kind is the first thing to say
+    if audience is not None:
+        if MODULES[kind] != "token":
+            raise Misuse(f"{kind} has no audience: only tokens have", code="evidence.audience")
+        return cast(Claims, module.verify(kind, data, endorsements, nonce=nonce, at=at, audience=audience))
     if data[:64].lstrip().startswith(b"{") and b'"tee-evidence"' in data:
         from tallystick.evidence import composite
 

@@ -151,11 +151,18 @@ class _Candidate:
 
 
 def verify(
-    kind: str, data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, at: datetime
+    kind: str,
+    data: bytes,
+    endorsements: Sequence[bytes],
+    *,
+    nonce: bytes | None,
+    at: datetime,
+    audience: str | None = None,
 ) -> Claims:
     """Return the claims of a token that is genuine at ``at``.
 
     Args:
+        audience: what ``aud`` must be or hold; None when the caller compares it, which is a note.
         endorsements: the service's keys (JWK, JWKS or PEM) and, where a JWKS carries chains, the roots these end in.
         nonce: what one of the token's nonces must be; None when the caller compares it.
 
@@ -186,6 +193,7 @@ def verify(
         findings.append(Finding("token.issuer", "iss", profile.issuer.pattern, str(issuer)))
     if nonce is not None and nonce not in set(profile.nonces(token.claims)):
         findings.append(Finding("token.nonce.mismatch", "nonce", nonce.hex(), "another, or none"))
+    findings += _audience(token.claims, audience)
     if findings or signer is None:
         raise NotGenuine(f"the {kind} is not genuine", findings=findings)
     window = (signer.chain.not_before, signer.chain.not_after) if signer.chain else (None, None)
@@ -197,7 +205,20 @@ def verify(
         report_data=next(profile.nonces(token.claims), b""),
         valid_from=window[0],
         valid_until=min((t for t in (window[1], expiry) if t is not None), default=None),
+        notes=tuple(_unheard(token.claims, audience)),
     )
+
+
+def _audience(claims: dict[str, Any], audience: str | None) -> Iterator[Finding]:
+    """Give where the token is for somebody else (RFC 7519, 4.1.3: a text, or a list of them)."""
+    said = claims.get("aud")
+    if audience is not None and audience not in (said if isinstance(said, list) else [said]):
+        yield Finding("token.audience.mismatch", "aud", audience, str(said))
+
+
+def _unheard(claims: dict[str, Any], audience: str | None) -> Iterator[Finding]:
+    if audience is None and "aud" in claims:
+        yield Finding("token.audience.not-given", "aud", "compared with an audience", str(claims["aud"]))
 
 
 def show(kind: str, data: bytes) -> dict[str, Any]:
