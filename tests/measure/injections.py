@@ -32,7 +32,8 @@ from tallystick.measure.records import Event, Measurement
 from tallystick.measure.registers import replay
 from tallystick.measure.shapes import LaunchShape
 from tallystick.measure.statement import from_statement
-from tallystick.measure.uki import image_events
+from tallystick.measure.uki import Boot as Boot_
+from tallystick.measure.uki import application_events, image_events
 from tallystick.release import index as indexes
 from tallystick.release.causes import Inputs, Releases
 from tallystick.release.causes import explain as explain_releases
@@ -414,6 +415,7 @@ class Boot:
         default_factory=dict
     )  # number of an event -> its data, which it digests
     candidates: tuple[Digest, ...] = ()
+    claimed: tuple[Event, ...] = ()  # what the log says instead of the events
 
 
 def explained(built: Built, boot: Boot) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
@@ -422,7 +424,7 @@ def explained(built: Built, boot: Boot) -> tuple[list[tuple[str, str, str]], lis
     log = None
     if boot.logged:
         data = header() + b"".join(
-            _log_event(i, e, boot.texts) for i, e in enumerate(boot.events) if e.register != 8
+            _log_event(i, e, boot.texts) for i, e in enumerate(boot.claimed or boot.events) if e.register != 8
         )
         log = eventlog.parse(data)
     pcrs = {number: value.value for number, value in replay(boot.events).items()}
@@ -551,6 +553,14 @@ def boot_application(built: Built, rng: random.Random) -> Boot:
     return Boot("another application", events, ("host", "application", "EFI application"), logged=True)
 
 
+def boot_disk(built: Built, rng: random.Random) -> Boot:
+    """The same image, from a boot option of the firmware instead of QEMU's -kernel."""
+    expected, image = expectation(built), expectation(built).image
+    events = [event for event in expected.events() if event.register != 4]
+    own = application_events(image, Boot_.DISK)
+    return Boot("from a disk", (*own, *events), ("host", "boot-path", "boot-path"), logged=True)
+
+
 def boot_firmware(built: Built, rng: random.Random) -> Boot:
     events = list(expectation(built).events())
     at = next(i for i, e in enumerate(events) if "DXEFV" in e.what)
@@ -560,8 +570,8 @@ def boot_firmware(built: Built, rng: random.Random) -> Boot:
 
 def boot_forged_log(built: Built, rng: random.Random) -> Boot:
     """A log that does not replay to what is quoted tells nothing."""
-    real_boot = boot_rom(built, rng)
-    return replace(real_boot, what="a log of another boot", right=None, logged=False)
+    made = boot_rom(built, rng)
+    return replace(made, what="a log of another boot", right=None, claimed=expectation(built).events())
 
 
 def boot_odd(built: Built, rng: random.Random) -> Boot:
@@ -594,8 +604,8 @@ def boot_section_unseen(built: Built, rng: random.Random) -> Boot:
 
 
 _HOST_BOOTS = (
-    boot_shape, boot_rom, boot_rom_unseen, boot_words, boot_init_data, boot_variable, boot_application, boot_firmware,
-    boot_forged_log, boot_odd, boot_section, boot_section_unseen,
+    boot_shape, boot_rom, boot_rom_unseen, boot_words, boot_init_data, boot_variable, boot_application, boot_disk,
+    boot_firmware, boot_forged_log, boot_odd, boot_section, boot_section_unseen,
 )  # fmt: skip
 BOOTS = _HOST_BOOTS
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure.injections import snp_firmware
+from support_corpus import corpus
 from support_eventlog import event, header
 from support_firmware import image as firmware_image
 from support_pe import kernel, uki
@@ -331,6 +332,25 @@ def known():
     patch.setattr(why_tpm, "machines", lambda own: iter((own, replace(own, vcpus=own.vcpus + 1))))
     yield expected(), patch
     patch.undo()
+
+
+@pytest.mark.corpus
+def test_a_real_machines_log_names_what_it_started():
+    """Another build of the firmware, boot options of its own, and another image: QEMU, swtpm, systemd-stub 252."""
+    folder = corpus("evidence/tpm/qemu_swtpm_uki")
+    log = eventlog.parse((folder / "eventlog.bin").read_bytes())
+    held = json.loads((folder / "pcrs.json").read_text())["pcrs"]["sha256"]
+    pcrs = {int(number): bytes.fromhex(value) for number, value in held.items()}
+    found, unexplained = why_tpm.explain(expected(), why_tpm.Seen(pcrs=pcrs, log=log))
+    assert [(one.where.value, one.kind, one.name) for one in found] == [
+        ("host", "firmware", "firmware"),
+        *(("host", "boot-option", name) for name in ("BootOrder", "Boot0001", "Boot0002", "Boot0003")),
+        ("image", "kernel", ".linux"),
+        ("image", "section", ".osrel"),
+        ("image", "command-line", ".cmdline"),
+        ("image", "initrd", ".initrd"),
+    ]
+    assert unexplained == ()
 
 
 # SNP -------------------------------------------------------------------------------------------------------------

@@ -162,10 +162,13 @@ class _Walk:
         if self._sections:
             yield from self._sections
         elif not want and {event.kind for event in got} == {_APPLICATION}:
+            own = {event.digest.value for event in self._want[4]}
             for event in got:
-                yield self._host(
-                    "application", "EFI application", "", f"sha256:{event.digest(_BANK).hex()}", 4
-                )
+                if event.digest(_BANK) in own:  # the same image, started at another place of the boot
+                    yield self._host("boot-path", "boot-path", "kernel", "boot option", 4)
+                else:
+                    digest = f"sha256:{event.digest(_BANK).hex()}"
+                    yield self._host("application", "EFI application", "", digest, 4)
         elif [event.what for event in want] == [self._expected.image.loaded.what] and len(got) == 1:
             before, after = str(want[0].digest), f"sha256:{got[0].digest(_BANK).hex()}"
             yield self._image("stub", "uki outside the sections of PCR 11", before, after, 4)
