@@ -30,13 +30,17 @@ def head(form: NormalForm, target: str, what: str) -> Iterator[str]:
         yield f"NOT CHECKED {line}"
 
 
-def summary(form: NormalForm, target: str) -> dict[str, object]:
-    """Return the same as one JSON object, for languages that have no comments; bundles by their one digest each."""
+def summary(form: NormalForm, target: str, normal_form: str = "") -> dict[str, object]:
+    """Return the same as one JSON object, for languages that have no comments; bundles by their one digest each.
+
+    Args:
+        normal_form: the whole form's digest, when ``form`` is a part of it.
+    """
     return {
         "policy": form.policy,
         "policy_digest": str(form.policy_digest),
         "channel": form.channel,
-        "normal_form": str(document.digest(form)),
+        "normal_form": normal_form or str(document.digest(form)),
         "until": time(view.end(form, target)),
         "releases": [str(release.digest) for release in form.releases],
         "bundles": sorted({str(bundle) for release in form.releases for bundle in release.bundles}),

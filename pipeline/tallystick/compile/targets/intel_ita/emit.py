@@ -13,6 +13,7 @@ from tallystick.compile.targets.intel_ita import rego
 from tallystick.compile.targets.intel_ita.choice import IntelIta
 from tallystick.compile.targets.intel_ita.claims import NAMES, ROOTS
 from tallystick.core.findings import Finding
+from tallystick.policy import document
 from tallystick.policy.normal import NormalForm
 
 NAME = "intel-ita"
@@ -65,7 +66,8 @@ def emit(form: NormalForm, choice: IntelIta) -> Emitted:
     left = view.served(form, NAME)
     assumes = assumptions(choice)
     chunks = _chunks(form, left)
-    files = {file_name(number): _text(form, left, chunk) for number, chunk in enumerate(chunks)}
+    whole = str(document.digest(form))
+    files = {file_name(number): _text(form, left, chunk, whole) for number, chunk in enumerate(chunks)}
     files[papers.RESIDUAL] = papers.residual(form, NAME, LABEL, whys, assumes)
     files[papers.README] = papers.readme(form, NAME, LABEL, assumes, _apply(len(chunks)))
     return Emitted(
@@ -77,11 +79,11 @@ def emit(form: NormalForm, choice: IntelIta) -> Emitted:
     )
 
 
-def _text(form: NormalForm, left: NormalForm, rows: Sequence[Row]) -> bytes:
+def _text(form: NormalForm, left: NormalForm, rows: Sequence[Row], normal_form: str) -> bytes:
     """Return one policy; its export names the releases that it is about, and what they rest on."""
     digests = {digest for row in rows for digest in row.releases}
     about = replace(form, releases=tuple(one for one in form.releases if one.digest in digests))
-    summary = papers.summary(about, NAME) | {"normal_form": papers.summary(form, NAME)["normal_form"]}
+    summary = papers.summary(about, NAME, normal_form)
     return rego.policy(rows, left.platforms, view.end(form, NAME), summary).encode("utf-8")
 
 
@@ -93,13 +95,13 @@ def _chunks(form: NormalForm, left: NormalForm) -> list[tuple[Row, ...]]:
     """
     found: list[tuple[Row, ...]] = []
     now: tuple[Row, ...] = ()
-    everything = view.rows(left)
+    everything, whole = view.rows(left), str(document.digest(form))
     for row in everything:
-        if now and len(_text(form, left, (*now, row))) > MOST_BYTES:
+        if now and len(_text(form, left, (*now, row), whole)) > MOST_BYTES:
             found.append(now)
             now = ()
         now = (*now, row)
-        if len(now) == 1 and len(size := _text(form, left, now)) > MOST_BYTES:
+        if len(now) == 1 and len(size := _text(form, left, now, whole)) > MOST_BYTES:
             finding = Finding("ita.limit.bytes", "one tuple", f"at most {MOST_BYTES} bytes", f"{len(size)}")
             raise Inexpressible(f"{NAME}: not one tuple fits", findings=[finding])
     found.append(now)

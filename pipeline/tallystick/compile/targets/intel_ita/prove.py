@@ -6,10 +6,11 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from tallystick.compile.domain import Case, cases, released
+from tallystick.compile.domain import MOST_DEVIATIONS, Case, cases, released
 from tallystick.compile.targets.base import Proof
 from tallystick.compile.targets.common import trial, view
 from tallystick.compile.targets.common.trial import Trial
@@ -27,7 +28,7 @@ from tallystick.compile.targets.trustee.engines import (
 )
 from tallystick.core.findings import Finding
 from tallystick.policy.constraints import constraints
-from tallystick.policy.normal import NormalForm
+from tallystick.policy.normal import NormalForm, Tuple
 
 BUILTINS = frozenset({"time.now_ns", "time.parse_rfc3339_ns", "time.add_date", "object.subset", "count"})
 _CALL = re.compile(r"(?<![\w\]])([A-Za-z_][\w.]*)\(")
@@ -36,6 +37,7 @@ _RULE = re.compile(r"^match if \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _PINNED = re.compile(r'^(input(?:\.\w+|\["[^"]+"\])+) == (.+)$', re.MULTILINE)
 _PART = re.compile(r'\.(\w+)|\["([^"]+)"\]')
 _SECOND_OPINIONS = 24
+_SAMPLE = 300  # pieces of evidence that are tried on all policies at once
 _SEED = 20_260_801
 _TOPS = {"tdx": "tdx-quote", "sgx": "sgx-quote", "sevsnp": "snp-report"}
 _HOUR = timedelta(hours=1)
@@ -61,16 +63,65 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, now: datetime) -> Pro
     moment = min(now, ends - _HOUR)
     policies = _Policies(texts, Regorus, moment)
     run = Trial(emit.NAME, left, document, policies.match, lambda case: _beyond(left, case))
-    literals = trial.claimlike(text for policy in texts for text in limits.strings_of(policy))
-    run.domain([text for text in literals if "/" not in text], _suspects(texts, left))
+    evaluated = 0
+    if len(texts) == 1:
+        run.domain(_literals(texts), _suspects(texts, left))
+    else:
+        evaluated = sum(_alone(text, left, moment, len(texts)) for text in texts)
+        _together(run, texts, left)
     _clock(run, texts, left, ends, policies, moment)
     run.finish()
     engines: tuple[str, ...] = (Regorus.name,)
     if second_opinion() is not None:
-        _agree(run, texts, left, policies, moment)
+        for text in texts:
+            _agree(run, text, _part(text, left), moment, _SECOND_OPINIONS // (3 * len(texts)))
         run.finish()
         engines += (RegoCpp.name,)
-    return run.proof(engines)
+    proof = run.proof(engines)
+    return replace(proof, evaluated=proof.evaluated + evaluated)
+
+
+def _alone(text: str, form: NormalForm, now: datetime, count: int) -> int:
+    """Try the whole domain of one policy's own tuples on it alone: a request takes each policy by itself."""
+    part, policy = _part(text, form), _Policies([text], Regorus, now)
+    run = Trial(emit.NAME, part, document, policy.match, lambda case: _beyond(form, case))
+    run.domain(_literals([text]), _suspects([text], form), MOST_DEVIATIONS // (4 * count))
+    run.finish()
+    return run.evaluated
+
+
+def _together(run: Trial, texts: list[str], form: NormalForm) -> None:
+    """Try every released tuple, and a sample of everything else, on all policies."""
+    chosen = random.Random(_SEED)  # noqa: S311 (which evidence to try on all of them)
+    for case in released(form):
+        run.judge(case)
+    everything = list(cases(form, (), _suspects(texts, form), _SAMPLE))
+    for case in chosen.sample(everything, min(len(everything), _SAMPLE)):
+        run.judge(case)
+
+
+def _part(text: str, form: NormalForm) -> NormalForm:
+    """Return ``form`` with the tuples alone that stand in a policy, by the values that its rules pin."""
+    held = {
+        tuple(sorted(found.items())) for body in _RULE.findall(text) if (found := dict(_PINNED.findall(body)))
+    }
+    releases = tuple(
+        replace(release, tuples=tuple(entry for entry in release.tuples if _pins(entry) in held))
+        for release in form.releases
+    )
+    return replace(form, releases=releases)
+
+
+def _pins(entry: Tuple) -> tuple[tuple[str, str], ...]:
+    names = NAMES[entry.evidence_kind]
+    return tuple(
+        sorted((rego.reference(names[path]), json.dumps(value)) for path, value in view.pinned(entry))
+    )
+
+
+def _literals(texts: list[str]) -> list[str]:
+    found = trial.claimlike(text for policy in texts for text in limits.strings_of(policy))
+    return [text for text in found if "/" not in text]
 
 
 class _Policies:
@@ -166,12 +217,12 @@ def _clock(
             )
 
 
-def _agree(run: Trial, texts: list[str], form: NormalForm, ours: _Policies, now: datetime) -> None:
+def _agree(run: Trial, text: str, form: NormalForm, now: datetime, count: int) -> None:
     """The other engine gives the same answers on a sample."""
-    theirs = _Policies(texts, RegoCpp, now)
+    ours, theirs = _Policies([text], Regorus, now), _Policies([text], RegoCpp, now)
     everything = list(cases(form, [], (), 200))
     chosen = random.Random(_SEED)  # noqa: S311 (which evidence to look at twice)
-    for case in chosen.sample(everything, min(len(everything), _SECOND_OPINIONS)):
+    for case in [*everything[:1], *chosen.sample(everything, min(len(everything), count))]:
         evidence = document(case)
         one, two = ours.match(evidence), theirs.match(evidence)
         if one != two:
