@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from compile.clouds import CHOICES as CLOUDS
 from compile.machines import CHOICES, HERE, NOW, World, compiled
 
 from tallystick.appraisal.appraise import appraise
@@ -29,6 +31,7 @@ from tallystick.formats import corim as corim_format
 from tallystick.policy import document
 from tallystick.policy.model import Target
 from tallystick.policy.normal import NormalForm
+from tallystick.policy.platforms import platform
 
 Decide = Callable[[Case], bool | None]
 BROKER = Target(name="broker", place=HERE, waivers=())
@@ -39,7 +42,7 @@ TRUSTEE = TrusteeTarget(
 
 def judge(target: str, form: NormalForm, choice: Target | None = None) -> Decide:
     """Compile ``form`` for ``target``, and return what its files decide."""
-    chosen = choice or {"broker": BROKER, "trustee": TRUSTEE, **CHOICES}[target]
+    chosen = choice or {"broker": BROKER, "trustee": TRUSTEE, **CHOICES, **CLOUDS}[target]
     return _JUDGES[target](compiled(target, form, chosen))
 
 
@@ -107,6 +110,72 @@ def _vault(made: World) -> Decide:
     return _shown(issued.of, vault.Roles(made.made.files["roles.json"], NOW).admits)
 
 
+def _cloud(words: Mapping[str, Any], translate: Any, accepted: Any) -> Decide:
+    """A policy that was read back as a formula; None for evidence that the target is never shown."""
+    from tallystick.compile.logic.formula import evaluate
+    from tallystick.compile.targets.crossed import told
+
+    kinds = {platform(name).evidence_kind: vocabulary for name, vocabulary in words.items()}
+
+    def decide(case: Case) -> bool | None:
+        vocabulary = kinds.get(case.kind)
+        if vocabulary is None or not told(vocabulary, case):
+            return None
+        claims = translate(vocabulary, case)
+        return None if claims is None else evaluate(accepted, claims)
+
+    return decide
+
+
+def _aws(made: World) -> Decide:
+    from tallystick.compile.targets.aws_kms import document as key_policy
+    from tallystick.compile.targets.aws_kms import emit, model, target, words
+
+    accepted = model.decision(key_policy.read(made.made.files[emit.POLICY]))
+    return _cloud(words.WORDS, target._shown(made.form, target.choices.of(made.choice)), accepted)
+
+
+def _azure(made: World) -> Decide:
+    from tallystick.compile.logic.formula import every
+    from tallystick.compile.targets.azure_skr import attestation, authorised, emit, target, words
+    from tallystick.compile.targets.azure_skr import document as release_policy
+
+    own = made.made.files.get(emit.ATTESTATION_POLICY)
+    parts = [
+        release_policy.formula(
+            release_policy.read(made.made.files[emit.RELEASE_POLICY]), release_policy.Reading.STRICT
+        )
+    ]
+    if own is not None:
+        parts.append(authorised.authorised(attestation.read(own)))
+    served = {rule.platform: words.WORDS[rule.platform] for rule in made.form.platforms}
+    return _cloud(served, target._shown(made.form, target.choices.of(made.choice), own), every(parts))
+
+
+def _gcp(made: World) -> Decide:
+    from tallystick.compile.targets.gcp_wif import emit, target, words
+    from tallystick.compile.targets.gcp_wif.engines import engines
+
+    loaded = engines(made.made.files[emit.CONDITION].decode())
+    members = [
+        one
+        for binding in json.loads(made.made.files[emit.ALLOW_POLICY])["bindings"]
+        for one in binding["members"]
+    ]
+
+    def decide(case: Case) -> bool | None:
+        vocabulary = words.WORDS[words.PLATFORM]
+        claims = target._shown(vocabulary, case) if case.kind == "gcp-token" else None
+        if claims is None or not target._whole(claims):
+            return None
+        image = f"{emit.principals(target.choices.of(made.choice))}{claims.get(words.DIGEST)}" in members
+        said = {engine(target.token(claims)) and image for engine in loaded.values()}
+        assert len(said) == 1
+        return said.pop()
+
+    return decide
+
+
 def _shown(encode: Callable[[Case], Any], decide: Callable[[Any], bool]) -> Decide:
     def both(case: Case) -> bool | None:
         evidence = encode(case)
@@ -123,4 +192,7 @@ _JUDGES: Mapping[str, Callable[[World], Decide]] = {
     "keylime": _keylime,
     "corim": _corim,
     "vault-jwt": _vault,
+    "aws-kms": _aws,
+    "azure-skr": _azure,
+    "gcp-wif": _gcp,
 }

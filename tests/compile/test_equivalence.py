@@ -63,14 +63,26 @@ GROUPS: Mapping[str, Group] = {
             ("tcb_status", Exactly("UpToDate")),
             ("td_attributes.debug", OFF),
         ),
-        ("broker", "trustee", "intel-ita", "corim", "vault-jwt"),
+        ("broker", "trustee", "intel-ita", "corim", "vault-jwt", "azure-skr"),
         Tokens.ITA,
     ),
     "snp": Group(
         "amd-sev-snp",
         "amd",
         (("policy_debug_allowed", OFF), ("policy_migrate_ma", OFF), ("vmpl", Exactly(0))),
-        ("broker", "trustee", "intel-ita", "contrast", "corim"),
+        ("broker", "trustee", "intel-ita", "contrast", "corim", "azure-skr"),
+    ),
+    "nitro": Group("aws-nitro", "aws-nitro", (("debug", OFF),), ("broker", "aws-kms")),
+    "confidential-space": Group(
+        "gcp-confidential-space",
+        "google-confidential-space",
+        (
+            ("dbgstat", Exactly("disabled-since-boot")),
+            ("hwmodel", Exactly("GCP_INTEL_TDX")),
+            ("swname", Exactly("CONFIDENTIAL_SPACE")),
+        ),
+        ("broker", "gcp-wif", "vault-jwt"),
+        Tokens.GCP,
     ),
 }
 

@@ -19,7 +19,7 @@ from tallystick.compile.nearly import typed
 from tallystick.compile.targets.claims import Vocabulary, waived
 from tallystick.core.expect import Exactly
 from tallystick.core.findings import Finding
-from tallystick.policy.constraints import told
+from tallystick.policy.constraints import told as without_waived
 from tallystick.policy.normal import NormalForm
 
 ENGINE = "tallystick.compile.logic"
@@ -47,7 +47,7 @@ def visible(form: NormalForm, target: str) -> NormalForm:
         )
         for release in form.releases
     )
-    return replace(told(form, target), releases=releases)
+    return replace(without_waived(form, target), releases=releases)
 
 
 def check(
@@ -75,7 +75,7 @@ def check(
     for case in islice(cases(few, budget=MOST), 4 * MOST):
         vocabulary = kinds.get(case.kind)
         claims = translate(vocabulary, case) if vocabulary is not None else None
-        if claims is None or vocabulary is None or not _told(vocabulary, case):
+        if claims is None or vocabulary is None or not told(vocabulary, case):
             continue
         tried += 1
         want = bool(oracle.permits(case))
@@ -103,7 +103,7 @@ def _first(form: NormalForm) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _told(vocabulary: Vocabulary, case: Case) -> bool:
+def told(vocabulary: Vocabulary, case: Case) -> bool:
     """Say whether what the target does not see is as it always is where it believes evidence."""
     for path, expect in vocabulary.implied.items():
         if not isinstance(expect, Exactly) or typed(case.claims.get(path)) != typed(expect.value):
