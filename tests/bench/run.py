@@ -81,61 +81,9 @@ def measurements() -> list[Row]:
 
 
 def evidence() -> list[Row]:
-    import warnings
-    from datetime import UTC, datetime
+    import bench_evidence
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-    from support_corpus import CORPUS
-
-    from tallystick.evidence import quote, snp_report
-    from tallystick.formats.snp_report import parse
-
-    folder = CORPUS / "evidence/snp/reports"
-    report, vcek = (folder / f"trustee_milan_v2.{part}" for part in ("report.bin", "vcek.der"))
-    data, der = report.read_bytes(), vcek.read_bytes()
-    at = datetime(2025, 6, 1, tzinfo=UTC)
-    parsed = parse(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        key = x509.load_der_x509_certificate(der).public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    signature = encode_dss_signature(*parsed.signature)
-
-    def many(work: Callable[[], object]) -> Callable[[], None]:
-        def loop() -> None:
-            for _ in range(200):
-                work()
-
-        return loop
-
-    rows = [
-        pair(
-            "200 SNP reports with a known VCEK",
-            many(lambda: snp_report.verify(data, [der], nonce=None, at=at)),
-            "200 bare P-384 verifications",
-            many(lambda: key.verify(signature, parsed.signed, ec.ECDSA(hashes.SHA384()))),
-            "1.15",
-        )
-    ]
-    import dcap_qvl
-
-    tdx, collateral = (CORPUS / "evidence/tdx" / n for n in ("tdx_quote", "tdx_quote_collateral.json"))
-    quoted, known = tdx.read_bytes(), collateral.read_bytes()
-    theirs = dcap_qvl.QuoteCollateralV3.from_json(known.decode())
-    moment = datetime(2025, 6, 20, tzinfo=UTC)
-    rows.append(
-        pair(
-            "200 TDX quotes, collateral already verified",
-            many(lambda: quote.verify("tdx-quote", quoted, [known], nonce=None, at=moment)),
-            "200 times dcap-qvl",
-            many(lambda: dcap_qvl.verify(quoted, theirs, int(moment.timestamp()))),
-            "0.35",
-        )
-    )
-    return rows
+    return [pair(*one) for one in bench_evidence.pairs(run)]
 
 
 def releases() -> list[Row]:
