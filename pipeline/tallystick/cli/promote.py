@@ -41,6 +41,12 @@ def promote(
             help="A signed OSV or OpenVEX file, its bundle FILE.sigstore.json beside it; can be repeated.",
         ),
     ] = None,
+    source_vsa: Annotated[
+        Path | None,
+        typer.Option(
+            "--source-vsa", help="The bundle of the commit's Source VSA; its signer approves nothing of it."
+        ),
+    ] = None,
     rekor: Annotated[
         str | None,
         typer.Option("--rekor", help="URL of the Rekor that the bundles are in. Default: the embedded log."),
@@ -62,7 +68,7 @@ def promote(
     author = desks.person_key(workdir, name)
     if is_release:
         logged = _logged(workdir, rekor, witness or [])
-        outcome = _release(desk, folder, author, workdir, logged, tuple(advisories or ()))
+        outcome = _release(desk, folder, author, workdir, logged, tuple(advisories or ()), source_vsa)
     else:
         outcome = _policy(desk, folder, author)
     desks.keep(workdir, channel, outcome.high_water)
@@ -97,15 +103,21 @@ def _release(
     workdir: Path | None,
     logged: Logged,
     advisories: tuple[Path, ...],
+    source_vsa: Path | None,
 ) -> Outcome:
     from tallystick.cli import desks
+    from tallystick.core.files import read_file
     from tallystick.release import promote as promotion
+
+    vouched = None
+    if source_vsa is not None:
+        vouched = read_file(source_vsa, "Source VSA", max_bytes=_MAX_POLICY_FILE_BYTES)
 
     def sign(payload: bytes) -> bytes:
         with desks.signer(workdir, author.name, desk.now) as signer:
             return signer.statement(payload)
 
-    return promotion.propose_release(desk, folder, author, sign, _show, logged, advisories)
+    return promotion.propose_release(desk, folder, author, sign, _show, logged, advisories, vouched)
 
 
 def _policy(desk: Desk, folder: Path, author: Signatory) -> Outcome:

@@ -50,6 +50,12 @@ def sign(
             help="With --trust-config: an OIDC token, or a file with one. Default: the CI system's own.",
         ),
     ] = None,
+    statement: Annotated[
+        bool,
+        typer.Option(
+            "--statement", help="A file that is an in-toto statement, such as a Source VSA: sign it as one."
+        ),
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +66,16 @@ def sign(
     if (name is None) == (trust_config is None):
         raise Misuse("name who signs: --as NAME, or --trust-config FILE for a real Sigstore", code="sign.who")
     if release.is_file():
-        _sign_file(release, name, workdir, trust_config, identity_token, replace=replace, as_json=as_json)
+        _sign_file(
+            release,
+            name,
+            workdir,
+            trust_config,
+            identity_token,
+            statement=statement,
+            replace=replace,
+            as_json=as_json,
+        )
         return
     if (release / "bundles").exists() and not replace:
         raise Misuse(f"{release} is signed already; --replace signs it again", code="sign.already")
@@ -88,6 +103,7 @@ def _sign_file(
     trust_config: Path | None,
     token: str | None,
     *,
+    statement: bool,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -102,7 +118,7 @@ def _sign_file(
         raise Misuse(f"{path} is signed already; --replace signs it again", code="sign.already")
     data, now = read_file(path, "file", max_bytes=_MAX_STATEMENT_BYTES), clock.now()
     with _signer(None, name, workdir, trust_config, token, now) as signer:
-        bundle = signer.file(data)
+        bundle = signer.source_statement(data) if statement else signer.file(data)
     identity = sigstore.signer_of(bundle)
     write_file(place, bundle)
     said = {

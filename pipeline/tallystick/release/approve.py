@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Misuse, NotGenuine, Refused
 from tallystick.core.findings import Finding
-from tallystick.release import changes, channel, gates, metadata, roles
+from tallystick.release import changes, channel, gates, metadata, roles, source
 from tallystick.release.desk import Desk, Outcome, publish, refusal
 from tallystick.release.keys import Signatory
 from tallystick.release.metadata import State
-from tallystick.release.records import Change, VerifiedChannel, VerifiedRelease
+from tallystick.release.records import Change, Person, VerifiedChannel, VerifiedRelease
 from tallystick.signing.verify import Verifier
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def approve(
             except Refused as error:  # one's own proposal does not keep one from approving another
                 refusals.append(error)
                 continue
-            _check_proposal(desk, state, role, signed, recompile)
+            _check_proposal(desk, state, role, signed, recompile, changes.member(state, who))
             change = changes.describe(state, role, signed)
             desk.folder.keep_pending(role, signed)
             if change.needed == 0:
@@ -92,7 +92,12 @@ def pending(desk: Desk) -> tuple[Change, ...]:
 
 
 def _check_proposal(
-    desk: Desk, state: State, role: str, proposed: Metadata[Targets], recompile: Recompile
+    desk: Desk,
+    state: State,
+    role: str,
+    proposed: Metadata[Targets],
+    recompile: Recompile,
+    approver: Person,
 ) -> None:
     """Verify a proposal as a client would after its publication, before one's name goes under it."""
     change = changes.describe(state, role, proposed)
@@ -104,12 +109,14 @@ def _check_proposal(
         finding = Finding("release.channel.author", role, want=f"{author.name}'s signature", got="none")
         raise NotGenuine(f"{author.name} did not sign the proposal", findings=[finding])
     if role == roles.RELEASES:
-        _check_releases(desk, state, proposed, change)
+        _check_releases(desk, state, proposed, change, approver)
     else:
         _check_policies(desk, state, proposed, change, recompile)
 
 
-def _check_releases(desk: Desk, state: State, proposed: Metadata[Targets], change: Change) -> None:
+def _check_releases(
+    desk: Desk, state: State, proposed: Metadata[Targets], change: Change, approver: Person
+) -> None:
     verifier = Verifier(desk.trust.sigstore_root)
     policies = desk.policies(state)
     author = metadata.proposal_of(proposed.signed, state.people).author
@@ -123,6 +130,10 @@ def _check_releases(desk: Desk, state: State, proposed: Metadata[Targets], chang
             desk.folder.read, proposed.signed, digest, desk.channel, desk.trust, desk.now, verifier
         )
         _check_platforms(state, release)
+        if source.is_author(approver, release):
+            want, got = "somebody else than who vouched for the commit", approver.name
+            finding = Finding("release.approve.author", str(digest), want=want, got=got)
+            raise Refused(finding.message, findings=[finding])
         if release.vsa is None or release.vsa.signer != author.identity:
             got = release.vsa.signer.san if release.vsa else "nobody"
             raise refusal("author", str(digest), f"a verdict by the author {author.identity.san}", got)

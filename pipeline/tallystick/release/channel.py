@@ -72,7 +72,9 @@ def load(
     for digest in release_digests(state.delegated[roles.RELEASES].signed):
         if digest not in policies.revoked:
             signed = state.delegated[roles.RELEASES].signed
-            found.append(verify_target(place.read, signed, digest, channel, trust, now, verifier))
+            release = verify_target(place.read, signed, digest, channel, trust, now, verifier)
+            check_approvers(state, release)
+            found.append(release)
     releases = sorted(found, key=lambda r: (r.index.name, r.index.version, str(r.digest)))
     return VerifiedChannel(
         settings=state.settings,
@@ -194,6 +196,29 @@ def verify_target(
     return replace(release, vsa=verified)
 
 
+def check_approvers(state: State, release: VerifiedRelease) -> None:
+    """Hold the change that brought ``release`` to approvals by people who did not vouch for its commit.
+
+    Only while it is the last change: the role's metadata carry the signatures of their own version alone.
+
+    Raises:
+        NotGenuine: ``release.channel.approvals``.
+    """
+    from tallystick.release import source
+
+    document = state.delegated[roles.RELEASES]
+    said = metadata.proposal_of(document.signed, state.people)
+    if not said.summary.endswith(str(release.digest)):
+        return
+    signed_by = metadata.signers(roles.RELEASES, document, state.targets.signed, state.people)
+    counted = source.approvers([person for person in signed_by if person != said.author], release)
+    if len(counted) < state.settings.threshold:
+        want = f"{state.settings.threshold} people besides proposer and author of the commit"
+        got = ", ".join(person.name for person in counted) or "nobody"
+        finding = Finding("release.channel.approvals", str(release.digest), want=want, got=got)
+        raise NotGenuine(finding.message, findings=[finding])
+
+
 def check_checkpoints(
     signed: Targets, prefix: str, beside: Mapping[str, bytes], trust: Trust, channel: str
 ) -> None:
@@ -222,6 +247,7 @@ def check_target_files(files: Mapping[str, bytes], index: Index, channel: str) -
         by_kind[path.split("/")[0]].add(path)
     listed = {entry.path: entry.digest for entry in (*index.under("statements/"), *index.under("contents/"))}
     known = {*listed, indexes.FILE, names.promotion_file(channel)}
+    known |= {names.SOURCE_VSA} & files.keys()
     known |= by_kind["bundles"] | by_kind["links"]
     for path in sorted(known - set(files)):
         findings.append(Finding("release.target.missing", path, want="a target", got="none"))

@@ -20,7 +20,7 @@ from tallystick.core.findings import Finding
 from tallystick.formats import intoto
 from tallystick.measure.records import Measurement
 from tallystick.provenance import check as provenance_check
-from tallystick.release import custody, layout, names, quorum, roles, verify, vulnerabilities
+from tallystick.release import custody, layout, names, quorum, roles, source, verify, vulnerabilities
 from tallystick.release import index as indexes
 from tallystick.release.records import Gate, Index, Person, Quorum, Rules, Settings, VerifiedRelease
 from tallystick.release.verify import Parts
@@ -35,6 +35,7 @@ NAMES = (
     "statements",
     "provenance",
     "slsa",
+    "source",
     "sbom",
     "sbom-rules",
     "contents",
@@ -64,6 +65,7 @@ class Asked:
     people: tuple[Person, ...] = ()  # of the channel
     asked_platforms: tuple[str, ...] = ()  # by the policies that are live in the channel, beyond its own list
     advisories: tuple[Path, ...] = ()  # signed OSV and VEX files
+    source_vsa: bytes | None = None  # bundle; else the one that the release has
 
 
 class _Run:
@@ -108,6 +110,7 @@ def run(
     signed = step("statements", lambda: _statements(_some(opened), trust, now, verifier), opened)
     step("provenance", lambda: _provenance(asked.folder, _some(opened), _some(signed)), opened, signed)
     step("slsa", lambda: _slsa(_some(signed), asked.settings.rules), signed)
+    step("source", lambda: _source(_some(opened), _some(signed), asked), opened, signed)
     contents = step("sbom", lambda: _sbom(_some(opened), _some(signed)), opened, signed)
     step("sbom-rules", lambda: _sbom_rules(_some(contents), asked.settings.rules), contents)
     step("contents", lambda: _contents(asked.folder, _some(opened).index, _some(contents)), contents)
@@ -131,6 +134,7 @@ def run(
         contents=_some(contents),
         vsa=None,
         labels=(trust.label,),
+        source=_source_vsa(_some(opened), _some(signed), asked),
     )
 
 
@@ -251,6 +255,33 @@ def _slsa(signed: _Signed, rules: Rules) -> tuple[bool, str]:
             "the builder is not believed for the level that the channel asks for", findings=[finding]
         )
     return True, f"{names.build_level(signed.builder)}, asked is {rules.slsa_build_level}"
+
+
+def _source(opened: _Opened, signed: _Signed, asked: Asked) -> tuple[bool, str]:
+    """Somebody vouched for the commit, at the level that the channel asks for; they will not be an approver."""
+    wanted, provenance = asked.settings.rules.slsa_source_level, signed.statements["provenance"]
+    found = _source_vsa(opened, signed, asked)
+    if found is None:
+        if wanted is None:
+            return True, f"{asked.settings.name} asks for no Source VSA, and there is none"
+        where = source.commit_of(provenance) or "the provenance, which names no commit"
+        want = f"a Source VSA of level {wanted}"
+        raise Refused(
+            "nobody vouches for the commit", findings=[Finding("release.source.missing", where, want, "none")]
+        )
+    level = source.level(found)
+    if wanted is not None and level < wanted:
+        finding = Finding(
+            "release.source.level", names.SOURCE_VSA, want=f"level {wanted}", got=f"level {level}"
+        )
+        raise Refused(finding.message, findings=[finding])
+    return True, f"commit {source.commit_of(provenance)[:12]} by {found.signer.san}, level {level}"
+
+
+def _source_vsa(opened: _Opened, signed: _Signed, asked: Asked) -> VerifiedStatement | None:
+    data = asked.source_vsa or opened.parts.beside.get(names.SOURCE_VSA)
+    verifier = Verifier(asked.trust.sigstore_root)
+    return source.verify(data, signed.statements["provenance"], asked.trust, asked.now, verifier)
 
 
 def _sbom_rules(lists: tuple[Contents, ...], rules: Rules) -> tuple[bool, str]:

@@ -18,6 +18,9 @@ PRODUCTION = "production"  # the channel that asks for the most
 _BASE = "https://tallystick.local"
 
 
+SOURCE_VSA = f"{PROMOTIONS}/source.sigstore.json"  # the commit's, beside the verdicts
+
+
 def bundle_file(statement: str) -> str:
     """Return where the bundle of ``statement`` lies in a release."""
     return f"{BUNDLES}/{statement}.sigstore.json"

@@ -45,11 +45,13 @@ def propose_release(
     show: Show = lambda gate: None,
     logged: Logged | None = None,
     advisories: tuple[Path, ...] = (),
+    source_vsa: bytes | None = None,
 ) -> Outcome:
     """Run the gates over the release in ``folder``, sign the verdict, and propose its targets.
 
     Args:
         advisories: signed OSV and VEX files, each with its bundle beside it.
+        source_vsa: the bundle in which somebody vouches for the commit; kept beside the release.
         logged: publishes the log's head with the release; production asks for it, with witnesses.
 
     Raises:
@@ -70,6 +72,7 @@ def propose_release(
             people=state.people,
             asked_platforms=policy_platforms(policies),
             advisories=advisories,
+            source_vsa=source_vsa,
         )
         passed, release = gates.run(asked, show)
         gates.require(passed)
@@ -86,7 +89,8 @@ def propose_release(
             bundle, release, desk.trust, desk.channel, desk.now, Verifier(desk.trust.sigstore_root)
         )
         release = replace(release, vsa=vsa)
-        add = _release_targets(folder, release, {file: bundle}, desk, logged)
+        added = {file: bundle} | ({names.SOURCE_VSA: source_vsa} if source_vsa is not None else {})
+        add = _release_targets(folder, release, added, desk, logged)
         desk.folder.add_targets({added.path: added.data for added in add})
         proposed = changes.propose(
             state,
@@ -100,7 +104,8 @@ def propose_release(
             lifetimes=desk.lifetimes,
         )
         desk.folder.keep_pending(roles.RELEASES, proposed)
-        beside.add(folder, file, bundle)
+        for path, data in added.items():
+            beside.add(folder, path, data)
         change = changes.describe(state, roles.RELEASES, proposed)
     return Outcome(change=change, live=False, gates=passed, high_water=policies.high_water)
 
@@ -173,7 +178,8 @@ def _release_targets(
 ) -> list[Added]:
     """Everything a client verifies a release with; products, seeds and derivations stay in the release."""
     parts = verify.from_folder(folder)
-    files = {path: data for path, data in parts.beside.items() if not path.startswith("promotions/")}
+    kept = (names.SOURCE_VSA,)
+    files = {p: data for p, data in parts.beside.items() if not p.startswith("promotions/") or p in kept}
     files |= promotion
     for prefix in ("statements/", "contents/"):
         for entry in release.index.under(prefix):

@@ -98,6 +98,9 @@ class VerifiedRelease:
     contents: tuple[Contents, ...]
     vsa: VerifiedStatement | None  # the promotion's verdict; set for every release of a channel
     labels: tuple[str, ...]  # roots that it rests on: ("embedded-dev",)
+    source: VerifiedStatement | None = (
+        None  # the Source VSA of its commit, whose signer is the commit's author
+    )
 
     @property
     def digest(self) -> Digest:
@@ -110,6 +113,8 @@ class VerifiedRelease:
         found = [statement.bundle for _, statement in self.statements]
         if self.vsa is not None:
             found.append(self.vsa.bundle)
+        if self.source is not None:
+            found.append(self.source.bundle)
         return tuple(sorted(found, key=str))
 
     def statement(self, name: str) -> VerifiedStatement:
@@ -147,6 +152,7 @@ class Rules:
     """What a channel asks of a release beyond what every channel asks. The defaults ask for nothing more."""
 
     slsa_build_level: int = 1
+    slsa_source_level: int | None = None  # of the commit's Source VSA; None: the channel asks for none
     denied_components: tuple[str, ...] = ()  # purls; one without a version denies every version
     denied_licences: tuple[str, ...] = ()  # SPDX identifiers
     vulnerabilities_days: int | None = (

@@ -28,8 +28,7 @@ CHANNEL_FIELD = "x-tallystick-channel"  # in all that people sign: which channel
 CHANGE_FIELD = "x-tallystick-change"  # in releases and policies metadata: who proposed this version
 PERSON_FIELD = "x-tallystick-person"  # in a key: whose it is
 TIME = "%Y-%m-%dT%H:%M:%SZ"  # how our own fields write an instant
-_MOST_LEVEL = 3  # SLSA v1.2, build track
-_MOST_DAYS = 90
+_MOST = {"slsa_build_level": 3, "slsa_source_level": 4, "vulnerabilities_days": 90}  # levels: SLSA v1.2
 _REVOCATIONS = "revocations-"
 _PATHS = {
     RELEASES: ["releases/*/*", "releases/*/*/*"],
@@ -125,8 +124,8 @@ def rules_of(said: Any) -> Rules:
         raise Malformed("channel", at="rules", want=f"only {', '.join(sorted(known))}", got=repr(said))
     values: dict[str, Any] = {}
     for name, value in said.items():
-        if name in ("slsa_build_level", "vulnerabilities_days"):
-            most = _MOST_LEVEL if name == "slsa_build_level" else _MOST_DAYS
+        if name in _MOST:
+            most = _MOST[name]
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise Malformed("channel", at=f"rules.{name}", want=f"1 to {most}", got=repr(value))
             values[name] = value

@@ -55,7 +55,8 @@ def inputs_of(release: VerifiedRelease) -> tuple[tuple[str, Digest], ...]:
     """Return every attestation that a release rests on: its bundles and its rebuild links, by file."""
     bundles = [(names.bundle_file(name), found.bundle) for name, found in release.statements]
     rebuilds = [(f"{links.FOLDER}/{file}", digest) for file, digest in release.quorum.links]
-    return tuple(sorted((*bundles, *rebuilds)))
+    source = [(names.SOURCE_VSA, release.source.bundle)] if release.source is not None else []
+    return tuple(sorted((*bundles, *rebuilds, *source)))
 
 
 def verify(

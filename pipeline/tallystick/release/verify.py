@@ -21,7 +21,7 @@ from tallystick.formats import intoto, slsa
 from tallystick.measure import statement as measurements
 from tallystick.measure.records import NO_FIRMWARE, Measurement
 from tallystick.release import index as indexes
-from tallystick.release import layout, names, quorum, verdict
+from tallystick.release import layout, names, quorum, source, verdict
 from tallystick.release.records import Index, Quorum, VerifiedRelease
 from tallystick.signing.checks import check_builder
 from tallystick.signing.records import Builder, Trust, VerifiedStatement
@@ -142,6 +142,9 @@ def verify_parts(
         contents=read_contents(parts, index),
         vsa=None,
         labels=(trust.label,),
+        source=source.verify(
+            parts.beside.get(names.SOURCE_VSA), statements["provenance"], trust, now, verifier
+        ),
     )
     for channel, _ in trust.channels:
         data = parts.beside.get(names.promotion_file(channel))
@@ -157,7 +160,7 @@ def check_beside(parts: Parts, trust: Trust) -> None:
         NotGenuine: ``release.file.missing`` or ``release.file.extra``.
     """
     wanted = {names.bundle_file(statement) for statement in names.PREDICATES}
-    possible = wanted | {names.promotion_file(channel) for channel, _ in trust.channels}
+    possible = wanted | {names.SOURCE_VSA} | {names.promotion_file(channel) for channel, _ in trust.channels}
     there = {path for path in parts.beside if not path.startswith("links/")}
     findings = [
         Finding("release.file.missing", path, want="a bundle (`tally sign` writes it)", got="no file")

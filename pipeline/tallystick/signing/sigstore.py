@@ -63,6 +63,22 @@ class Signer:
             bundle = self._signer.sign_dsse(Statement(payload))
         return canonical(bundle.to_json().encode())
 
+    def source_statement(self, payload: bytes) -> bytes:
+        """Return the bundle over a statement whose subject is a commit, which ``dsse.Statement`` does not take.
+
+        Raises:
+            Malformed: ``payload`` is no statement.
+            Unreachable: as :meth:`statement`.
+        """
+        from sigstore.dsse import Statement
+
+        intoto.parse(payload)
+        unchecked = Statement.__new__(Statement)  # its constructor refuses the digest name gitCommit
+        unchecked._contents = payload
+        with _naming():
+            bundle = self._signer.sign_dsse(unchecked)
+        return canonical(bundle.to_json().encode())
+
     def file(self, data: bytes) -> bytes:
         """Return the bundle (v0.3, RFC 8785 bytes) over the bytes of a file.
 
