@@ -659,7 +659,7 @@ def snp_expectation(built: Built, *firmware: bytes) -> why_snp.Expected:
         firmware=Digest.of(FIRMWARE),
         images={Digest.of(one): _launched(one) for one in (FIRMWARE, *firmware)},
         hashes=_hashes(built.image),
-        shape=OWN,
+        shapes=(OWN,),
     )
 
 

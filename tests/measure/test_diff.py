@@ -157,7 +157,11 @@ def test_texts_and_versions_are_shown(tally, tmp_path):
 
 
 def test_the_same_release_differs_in_nothing(tally, tmp_path):
-    assert tally(release(tmp_path / "a"), release(tmp_path / "b"))[1] == {"same": True, "launches": []}
+    assert tally(release(tmp_path / "a"), release(tmp_path / "b"))[1] == {
+        "same": True,
+        "causes": [],
+        "launches": [],
+    }
 
 
 def test_a_change_that_no_launch_measures_is_not_a_difference(tally, tmp_path):
@@ -255,7 +259,7 @@ def asked(tally, tmp_path):
 
 
 def test_evidence_of_the_released_launch_is_the_same(asked):
-    assert asked(expected().events()) == (0, {"same": True, "launches": []})
+    assert asked(expected().events()) == (0, {"same": True, "causes": [], "launches": []})
 
 
 @pytest.mark.parametrize("log", [True, False])
@@ -415,11 +419,14 @@ def test_of_several_shapes_the_nearest_is_named():
     """EC2 takes no vCPU type: it is not said to differ where it does not count."""
     launch = snp.launch_image(ovmf.parse(snp_firmware()))
     base = why_snp.Expected(
-        firmware=Digest.of(b"f"), images={Digest.of(b"f"): launch}, hashes=None, shape=OWN
+        firmware=Digest.of(b"f"),
+        images={Digest.of(b"f"): launch},
+        hashes=None,
+        shapes=(replace(OWN, vcpus=9), OWN),
     )
     seen = snp.launch_digest(launch, replace(OWN, vmm=snp.Vmm.EC2))
-    found, rest = why_snp.explain(base, seen.value)
-    assert ([one.kind for one in found], rest) == (["vmm"], ())
+    number, found, rest = why_snp.explain(base, seen.value)
+    assert (number, [one.kind for one in found], rest) == (1, ["vmm"], ())
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def launch(tally: Tally, rng: random.Random) -> None:
     built = injections.real()
     made = injections.snp_launch(built, rng)
     given = [made.firmware] if made.firmware else []
-    causes, unexplained = injections.why_snp.explain(injections.snp_expectation(built, *given), made.seen)
+    _, causes, unexplained = injections.why_snp.explain(injections.snp_expectation(built, *given), made.seen)
     kinds = tuple(cause.kind for cause in causes)
     right = kinds == made.right and bool(causes) != bool(unexplained)
     tally.count(made.what, right, [kind for kind in kinds if kind not in made.right])

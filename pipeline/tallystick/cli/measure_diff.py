@@ -51,6 +51,8 @@ def diff(
     Releases are held to their own index, and evidence is taken as it is: whether they are genuine is what
     `tally verify` and `tally evidence verify` say.
     """
+    from tallystick.measure.causes import merged
+
     if after.is_dir():
         if kind or eventlog or firmware or initdata:
             raise Misuse("--kind, --eventlog, --firmware and --initdata go with an evidence file")
@@ -61,7 +63,12 @@ def diff(
         candidates = Candidates.read(firmware or [], initdata or [], eventlog)
         found = (explain(before, after, kind, candidates),)
     changed = tuple(change for change in found if change.values)
-    document = {"same": not changed, "launches": [change.document() for change in changed]}
+    causes = merged(cause for change in changed for cause in change.causes)
+    document = {
+        "same": not changed,
+        "causes": [cause.document() for cause in causes],
+        "launches": [change.document() for change in changed],
+    }
     emit(document, _words(changed), as_json=as_json)
 
 
@@ -181,9 +188,18 @@ def _words(changes: tuple[Change, ...]) -> str:
     if not changes:
         return "the same measurements"
     lines: list[str] = []
+    groups: dict[tuple[object, ...], list[Change]] = {}
     for change in changes:
+        names = tuple(name for name, _, _ in change.values)
+        same = (change.platform, names, change.causes, change.unexplained, change.besides)
+        groups.setdefault(same, []).append(change)
+    for alike in groups.values():
+        change, more = alike[0], len(alike) - 1
         shape = ", ".join(f"{name} {value}" for name, value in change.before)
-        lines.append(f"{change.platform} ({shape}): {', '.join(name for name, _, _ in change.values)} differ")
+        others = f" and {more} more shape{'s' if more > 1 else ''}" if more else ""
+        lines.append(
+            f"{change.platform} ({shape}){others}: {', '.join(name for name, _, _ in change.values)} differ"
+        )
         for cause in change.causes:
             lines.append(f"  {cause.words}")
             lines.append(f"    moves {', '.join(cause.moves)}; known from {cause.how.value}")

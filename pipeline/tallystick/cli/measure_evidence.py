@@ -15,6 +15,7 @@ from tallystick.measure.records import Measurement
 
 _MAX_EVIDENCE_BYTES = 64 << 20
 Found = tuple[tuple[Cause, ...], tuple[Unexplained, ...]]
+Answer = tuple[Measurement, Found]  # the tuple that is nearest, and why the evidence is not its
 _NO_RULE = "no rule searches this platform's launches"
 
 
@@ -55,17 +56,28 @@ def explain(release: Path, evidence: Path, kind: str, candidates: Candidates) ->
     if named not in _VALUES:
         raise Unsupported("evidence", at="kind", want="one of " + ", ".join(_VALUES), got=named)
     values = _VALUES[named](data)
-    nearest = min(tuples, key=lambda one: len(_differing(one, values)))
-    changed = _differing(nearest, values)
-    found: Found = ((), ())
-    if changed:
-        names = tuple(name for name, _, _ in changed)
-        rule = _RULES.get(nearest.platform)
-        found = rule(release, nearest, data, candidates) if rule else ((), _unexplained(names, _NO_RULE))
+    fewest = min(len(_differing(one, values)) for one in tuples)
+    near = [one for one in tuples if len(_differing(one, values)) == fewest]
+    if not fewest:
+        return _change(near[0], (), ((), ()))
+    alike = [one for one in near if (one.platform, one.image, one.firmware) == _made(near[0])]
+    rule = _RULES.get(near[0].platform)
+    if rule is None:
+        changed = _differing(near[0], values)
+        return _change(near[0], changed, ((), _unexplained(tuple(name for name, _, _ in changed), _NO_RULE)))
+    nearest, found = rule(release, alike, data, candidates)
+    return _change(nearest, _differing(nearest, values), found)
+
+
+def _made(one: Measurement) -> tuple[str, Digest, Digest]:
+    return one.platform, one.image, one.firmware
+
+
+def _change(one: Measurement, changed: tuple[tuple[str, str, str], ...], found: Found) -> Change:
     return Change(
-        platform=nearest.platform,
-        before=nearest.shape,
-        after=nearest.shape,
+        platform=one.platform,
+        before=one.shape,
+        after=one.shape,
         values=changed,
         causes=found[0],
         unexplained=found[1],
@@ -146,7 +158,7 @@ def _file(release: Path, digest: Digest, what: str) -> bytes:
     return data
 
 
-def _tpm(release: Path, one: Measurement, data: bytes, candidates: Candidates) -> Found:
+def _tpm(release: Path, near: Sequence[Measurement], data: bytes, candidates: Candidates) -> Answer:
     from tallystick.evidence import tpm_forms
     from tallystick.formats import eventlog, uki
     from tallystick.measure import qemu, why_tpm
@@ -155,38 +167,46 @@ def _tpm(release: Path, one: Measurement, data: bytes, candidates: Candidates) -
 
     given = tpm_forms.parse(data)
     log = candidates.log or given.event_log
-    expected = why_tpm.Expected(
-        image=image_events(uki.parse(_file(release, one.image, "image"))),
-        firmware=qemu.MeasuredFirmware.of(_file(release, one.firmware, "firmware")),
-        machine=qemu.machine(LaunchShape(platform=one.platform, values=one.shape)),
-        init_data=init_data_of(release),
-    )
     seen = why_tpm.Seen(
         pcrs=dict(given.pcrs),
         log=None if log is None else eventlog.parse(log),
         init_data=candidates.init_data,
     )
-    return why_tpm.explain(expected, seen)
+    image = image_events(uki.parse(_file(release, near[0].image, "image")))
+    firmware = qemu.MeasuredFirmware.of(_file(release, near[0].firmware, "firmware"))
+    found = []
+    for one in near:
+        expected = why_tpm.Expected(
+            image=image,
+            firmware=firmware,
+            machine=qemu.machine(LaunchShape(platform=one.platform, values=one.shape)),
+            init_data=init_data_of(release),
+        )
+        found.append((one, why_tpm.explain(expected, seen)))
+    return min(found, key=lambda pair: (len(pair[1][1]), len(pair[1][0])))
 
 
-def _snp(release: Path, one: Measurement, data: bytes, candidates: Candidates) -> Found:
+def _snp(release: Path, near: Sequence[Measurement], data: bytes, candidates: Candidates) -> Answer:
     from tallystick.formats import ovmf
     from tallystick.measure import snp, snp_boot, why_snp
     from tallystick.measure.shapes import LaunchShape
 
-    seen = _snp_values(data)
-    image = _file(release, one.image, "image")
-    files = (_file(release, one.firmware, "firmware"), *candidates.firmware)
-    expected = why_snp.Expected(
-        firmware=one.firmware,
-        images={Digest.of(file): snp.launch_image(ovmf.parse(file)) for file in files},
-        hashes=snp.KernelHashes.of(image, b"", ""),
-        shape=snp_boot.machine(LaunchShape(platform=one.platform, values=one.shape)),
-    )
+    seen, one = _snp_values(data), near[0]
     found: Found = ((), ())
     if seen["measurement"] != dict(one.values)["measurement"]:
-        found = why_snp.explain(expected, bytes.fromhex(seen["measurement"]))
-    return _joined(found, _configured("init_data", 32, release, one, seen, candidates))
+        image = _file(release, one.image, "image")
+        files = (_file(release, one.firmware, "firmware"), *candidates.firmware)
+        expected = why_snp.Expected(
+            firmware=one.firmware,
+            images={Digest.of(file): snp.launch_image(ovmf.parse(file)) for file in files},
+            hashes=snp.KernelHashes.of(image, b"", ""),
+            shapes=tuple(
+                snp_boot.machine(LaunchShape(platform=other.platform, values=other.shape)) for other in near
+            ),
+        )
+        number, causes, rest = why_snp.explain(expected, bytes.fromhex(seen["measurement"]))
+        one, found = near[number], (causes, rest)
+    return one, _joined(found, _configured("init_data", 32, release, one, seen, candidates))
 
 
 def _configured(
@@ -213,10 +233,11 @@ def _joined(*parts: Found) -> Found:
     return tuple(c for causes, _ in parts for c in causes), tuple(u for _, rest in parts for u in rest)
 
 
-def _tdx(release: Path, one: Measurement, data: bytes, candidates: Candidates) -> Found:
+def _tdx(release: Path, near: Sequence[Measurement], data: bytes, candidates: Candidates) -> Answer:
     from tallystick.formats import eventlog, ovmf, uki
     from tallystick.measure import tdx_boot, why_tdx
 
+    one = near[0]
     seen, want = _tdx_values(data), dict(one.values)
     files = (_file(release, one.firmware, "firmware"), *candidates.firmware)
     expected = why_tdx.Expected(
@@ -233,16 +254,17 @@ def _tdx(release: Path, one: Measurement, data: bytes, candidates: Candidates) -
     }
     log = None if candidates.log is None else eventlog.parse(candidates.log)
     found = why_tdx.explain(expected, differ, log)
-    return _joined(found, _configured(configured, 48, release, one, seen, candidates))
+    return one, _joined(found, _configured(configured, 48, release, one, seen, candidates))
 
 
-def _nitro(release: Path, one: Measurement, data: bytes, candidates: Candidates) -> Found:
+def _nitro(release: Path, near: Sequence[Measurement], data: bytes, candidates: Candidates) -> Answer:
     from tallystick.measure import why_nitro
 
-    return why_nitro.explain(dict(one.values), _nitro_values(data))
+    one = near[0]
+    return one, why_nitro.explain(dict(one.values), _nitro_values(data))
 
 
-_RULES: dict[str, Callable[[Path, Measurement, bytes, Candidates], Found]] = {
+_RULES: dict[str, Callable[[Path, Sequence[Measurement], bytes, Candidates], Answer]] = {
     "qemu-vtpm": _tpm,
     "amd-sev-snp": _snp,
     "intel-tdx": _tdx,

@@ -31,7 +31,7 @@ class Expected:
     firmware: Digest
     images: Mapping[Digest, LaunchImage]  # by the firmware file's SHA-256; the released one is among them
     hashes: KernelHashes | None
-    shape: SnpShape
+    shapes: tuple[SnpShape, ...]  # the released ones, of this image and firmware
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,26 +41,31 @@ class _Candidate:
     shape: SnpShape
 
 
-def explain(expected: Expected, seen: bytes) -> tuple[tuple[Cause, ...], tuple[Unexplained, ...]]:
-    """Return the host's inputs that lead to the MEASUREMENT ``seen``; none, and it stays unexplained.
+def explain(expected: Expected, seen: bytes) -> tuple[int, tuple[Cause, ...], tuple[Unexplained, ...]]:
+    """Return which released shape is nearest to the launch with the MEASUREMENT ``seen``, and what differs from it.
 
-    Of several that do, because some input does not count there, the one with the fewest differences is named.
+    Of several launches that lead to it, because some input does not count there, the one with the fewest
+    differences is named. Where none does it stays unexplained.
     """
-    matching = tuple(_candidates(expected, seen))
-    if not matching:
-        return (), (Unexplained(values=(VALUE,), reason=_REASON),)
-    return min((_causes(expected, candidate) for candidate in matching), key=len), ()
+    found = [
+        (number, _causes(expected, own, candidate))
+        for candidate in _candidates(expected, seen)
+        for number, own in enumerate(expected.shapes)
+    ]
+    if not found:
+        return 0, (), (Unexplained(values=(VALUE,), reason=_REASON),)
+    return *min(found, key=lambda pair: len(pair[1])), ()
 
 
 def _candidates(expected: Expected, seen: bytes) -> Iterator[_Candidate]:
     """Give every launch of the matrix whose digest is ``seen``."""
-    own = expected.shape
-    signatures = sorted({own.vcpu_signature, *VCPU_TYPES.values()})
+    signatures = sorted({*(own.vcpu_signature for own in expected.shapes), *VCPU_TYPES.values()})
+    features_known = sorted({bits for own in expected.shapes for bits in _feature_sets(own.guest_features)})
     for firmware, image in expected.images.items():
         for hashes in dict.fromkeys((expected.hashes, None)):
             for vmm in Vmm:
-                for signature in signatures if vmm is Vmm.QEMU else [own.vcpu_signature]:
-                    for features in _feature_sets(own.guest_features):
+                for signature in signatures if vmm is Vmm.QEMU else signatures[:1]:
+                    for features in features_known:
                         most = SnpShape(
                             vcpus=MAX_VCPUS, vcpu_signature=signature, guest_features=features, vmm=vmm
                         )
@@ -77,8 +82,10 @@ def _feature_sets(own: int) -> list[int]:
     return sorted(sets)
 
 
-def _causes(expected: Expected, found: _Candidate) -> tuple[Cause, ...]:
-    own, shape = expected.shape, found.shape
+def _causes(expected: Expected, own: SnpShape, found: _Candidate) -> tuple[Cause, ...]:
+    shape = found.shape
+    if shape.vmm is not Vmm.QEMU:  # which sets the type's register itself: it does not count there
+        shape = replace(shape, vcpu_signature=own.vcpu_signature)
     changes = (
         ("firmware", str(expected.firmware), str(found.firmware)),
         ("direct-boot", _said(expected.hashes is not None), _said(found.direct_boot)),
