@@ -880,3 +880,16 @@ def test_what_policies_may_ask_of_a_device_is_what_it_claims(gpu, authority, rim
         assert {name for name, _ in (*row.strict, *row.debug_off)} & absent == set()
         assert set(row.stated) & absent == set()
         assert all("ocsp" in n or "warning" in n or n.endswith("fwid-match") for n in absent), absent
+
+
+def test_every_field_that_is_shown_is_explained(gpu, authority):
+    from tallystick.evidence.explained import explain
+
+    switch = Device(authority, "LS_10")
+    for kind, data in (
+        (GPU, made.dump(gpu.evidence())),
+        (SWITCH, made.dump(switch.evidence("LS10", fields=made.switch_opaque()))),
+    ):
+        (shown,) = nvidia.show(kind, data)["devices"]
+        names = [*shown, *shown["request"], *shown["response"], *shown["response"]["opaque_data"]]
+        assert [name for name in names if not explain(kind, f"devices[0].{name}")] == []
