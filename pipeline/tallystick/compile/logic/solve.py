@@ -89,9 +89,9 @@ class Solver:
                     self._known[formula] = self._question(formula)
                 return self._known[formula]
             case All(parts):
-                return self._z3.And([self._expression(part) for part in parts])
+                return self._joined(self._z3.Z3_mk_and, [self._expression(part) for part in parts])
             case Any_(parts):
-                return self._z3.Or([self._expression(part) for part in parts])
+                return self._joined(self._z3.Z3_mk_or, [self._expression(part) for part in parts])
             case Not(part):
                 return self._z3.Not(self._expression(part))
 
@@ -101,10 +101,19 @@ class Solver:
         if 2 * len(places) > len(space.values):
             held = set(places)
             rest = [place for place in range(len(space.values)) if place not in held]
-            return self._z3.Not(self._z3.Or([self._equals(atom.path, place) for place in rest]))
+            return self._z3.Not(self._or([self._equals(atom.path, place) for place in rest]))
         if len(places) == 1:
             return self._equals(atom.path, places[0])
-        return self._z3.Or([self._equals(atom.path, place) for place in places])
+        return self._or([self._equals(atom.path, place) for place in places])
+
+    def _or(self, parts: list[Any]) -> Any:
+        return self._joined(self._z3.Z3_mk_or, parts)
+
+    def _joined(self, make: Any, parts: list[Any]) -> Any:
+        """Return a conjunction or disjunction. The library's own way asks each part for its sort, several times."""
+        context = self._z3.main_ctx()
+        held = (self._z3.Ast * len(parts))(*(part.as_ast() for part in parts))
+        return self._z3.BoolRef(make(context.ref(), len(parts), held), context)
 
     def _equals(self, path: str, place: int) -> Any:
         mark = (path, place)

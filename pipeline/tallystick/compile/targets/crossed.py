@@ -56,11 +56,13 @@ def check(
     words: Mapping[str, Vocabulary],
     accepts: Callable[[Mapping[str, Value]], bool] | Formula,
     translate: Translate,
+    most: int = MOST,
 ) -> int:
     """Try a sample of the domain, and return how much evidence was tried.
 
     Args:
         accepts: the emitted policy, as a formula or as an engine.
+        most: how much evidence is tried at most.
 
     Raises:
         Unproven: the evaluation and the oracle disagree.
@@ -72,7 +74,7 @@ def check(
     if len(kinds) < sum(rule.platform in words for rule in seen.platforms):
         return 0  # two platforms with evidence of one kind: the oracle can not tell them apart
     tried = 0
-    for case in islice(cases(few, budget=MOST), 4 * MOST):
+    for case in islice(cases(few, budget=most), 4 * most):
         vocabulary = kinds.get(case.kind)
         claims = translate(vocabulary, case) if vocabulary is not None else None
         if claims is None or vocabulary is None or not told(vocabulary, case):
@@ -88,7 +90,7 @@ def check(
                 f"{target}: {case.what}",
                 findings=[Finding(code, case.what, said[want], said[got], note=note)],
             )
-        if tried >= MOST:
+        if tried >= most:
             break
     return tried
 

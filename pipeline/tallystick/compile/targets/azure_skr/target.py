@@ -129,7 +129,10 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: AzureSkrTarge
     Raises:
         Unproven: they differ, or a policy can not be read.
     """
-    proved.require_files(NAME, files, emitted(form, choice).files)
+    names = [emit.RELEASE_POLICY, leftover.README, leftover.RESIDUAL]
+    if emit.attestation_policy(form, choice, "") is not None:
+        names.append(emit.ATTESTATION_POLICY)
+    proved.require_files(NAME, files, names)
     own = files.get(emit.ATTESTATION_POLICY)
     try:
         policy = document.read(files[emit.RELEASE_POLICY])

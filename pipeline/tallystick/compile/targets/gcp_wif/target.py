@@ -41,6 +41,7 @@ from tallystick.policy.model import Target, Waiver
 from tallystick.policy.normal import NormalForm
 
 TIME = "request.time"
+_MOST = 150  # pieces of evidence that the engines look at: one of them is slow
 _FILES = (emit.CONDITION, emit.MAPPING, emit.ALLOW_POLICY, leftover.README, leftover.RESIDUAL)
 
 
@@ -137,7 +138,7 @@ def evaluate(
     # Each alone, so that neither rests on the other: the condition while it has room for digests, and the bindings.
     compare(admitted, every([common(form), images(form)]) if _names_images(form) else common(form))
     compare(bound, every([images(form), Atom(TIME, NotAfter(end))]))
-    tried = crossed.check(NAME, form, WORDS, _all_agree(accepted, bound, loaded, end), _shown)
+    tried = crossed.check(NAME, form, WORDS, _all_agree(accepted, bound, loaded, end), _shown, _MOST)
     return tried, (proved.ENGINE, crossed.ENGINE, *loaded)
 
 
