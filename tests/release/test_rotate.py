@@ -11,7 +11,7 @@ from release.made import NOW, signatory
 from tallystick.core.errors import Misuse, NotGenuine, Refused
 from tallystick.release import metadata, rotate
 from tallystick.release.desk import Desk
-from tallystick.release.records import HighWater
+from tallystick.release.records import HighWater, Rules
 from tallystick.signing.records import Trust
 
 
@@ -136,3 +136,23 @@ def test_one_waits_at_a_time_strangers_sign_nothing_and_anybody_withdraws(channe
     with pytest.raises(Misuse):
         approve(channel, channel.people["carol"])
     assert metadata.verify(channel.folder.read, channel.root, channel.name, NOW, HighWater())
+
+
+def test_rules_are_agreed_on_like_keys(channel):
+    people = desk(channel).state().people
+    rules = Rules(slsa_build_level=2, denied_licences=("GPL-9",), push=("bob",))
+
+    def ask():
+        return rotate.propose(desk(channel), people, channel.people["bob"], lambda: channel.online, rules)
+
+    first, _ = ask()
+    assert (first.rules, bool(first.lacks)) == (rules, True)
+    assert desk(channel).state().settings.rules == Rules()
+    approve(channel, channel.people["carol"])
+    assert approve(channel, channel.people["alice"]).lacks == ""
+    assert desk(channel).state().settings.rules == rules
+    with pytest.raises(Misuse, match="already"):
+        ask()
+    with pytest.raises(Refused) as caught:
+        channel.proposal("alice")
+    assert caught.value.code == "release.channel.push"

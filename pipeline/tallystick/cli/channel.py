@@ -13,6 +13,7 @@ from tallystick.cli.output import JsonFlag, command_app, emit
 if TYPE_CHECKING:
     from tallystick.release.keys import Signatory
     from tallystick.release.records import Change, Person, VerifiedChannel, VerifiedRelease
+    from tallystick.release.rotate import Progress
 
 app = command_app("Show a channel, withdraw what waits in it, or renew its timestamp.")
 
@@ -143,19 +144,81 @@ def rotate(
     else:
         progress, mark = rotation.approve(desk, who, online)
     desks.keep(workdir, channel, mark)
+    _emit_progress(channel, progress, as_json=as_json)
+
+
+@app.command()
+def rules(
+    channel: Channel,
+    name: As,
+    build_level: Annotated[
+        int | None, typer.Option("--slsa-build-level", help="Least SLSA build level, 1 to 3.")
+    ] = None,
+    source_level: Annotated[
+        int | None,
+        typer.Option("--slsa-source-level", help="Least SLSA source level of the commit's VSA, 1 to 4."),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option("--vulnerabilities-days", help="Ask for signed advisories of at most this age."),
+    ] = None,
+    components: Annotated[
+        list[str] | None,
+        typer.Option("--deny-component", help="A purl; without a version, every one. Can be repeated."),
+    ] = None,
+    licences: Annotated[
+        list[str] | None, typer.Option("--deny-licence", help="An SPDX identifier; can be repeated.")
+    ] = None,
+    push: Annotated[
+        list[str] | None, typer.Option("--push", help="Who may propose; can be repeated. Default: everybody.")
+    ] = None,
+    workdir: Workdir = None,
+    trust: TrustFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Propose all of what a channel asks beyond what every channel does; what is not named is not asked.
+
+    The others agree with `tally channel rotate CHANNEL --as NAME`, as they do to new keys.
+    """
+    from tallystick.cli import clock, desks
+    from tallystick.release import roles
+    from tallystick.release import rotate as rotation
+
+    said = {
+        "slsa_build_level": build_level,
+        "slsa_source_level": source_level,
+        "vulnerabilities_days": days,
+        "denied_components": components,
+        "denied_licences": licences,
+        "push": push,
+    }
+    wanted = roles.rules_of({field: value for field, value in said.items() if value is not None})
+    desk = desks.open_desk(channel, workdir, trust, clock.now())
+    who = desks.person_key(workdir, name)
+    people = desk.state().people
+    progress, mark = rotation.propose(desk, people, who, lambda: desks.online_key(workdir, channel), wanted)
+    desks.keep(workdir, channel, mark)
+    _emit_progress(channel, progress, as_json=as_json)
+
+
+def _emit_progress(channel: str, progress: Progress, *, as_json: bool) -> None:
+    from tallystick.release import roles
+
     document = {
         "channel": channel,
         "people": [
             {"name": one.name, "san": one.identity.san, "keyid": one.keyid} for one in progress.people
         ],
+        "rules": roles.rules_document(progress.rules),
         "signed_by": list(progress.signed_by),
         "live": not progress.lacks,
         "lacks": progress.lacks,
     }
     still = f"waits: {progress.lacks}" if progress.lacks else "live"
-    names = ", ".join(one.name for one in progress.people)
-    words = f"keys of {channel}: {names}\n  signed by {', '.join(progress.signed_by)}: {still}"
-    emit(document, words, as_json=as_json)
+    lines = [f"keys of {channel}: {', '.join(one.name for one in progress.people)}"]
+    lines += [f"  rule {name}: {value}" for name, value in roles.rules_document(progress.rules).items()]
+    lines.append(f"  signed by {', '.join(progress.signed_by)}: {still}")
+    emit(document, "\n".join(lines), as_json=as_json)
 
 
 def _people(
@@ -205,6 +268,7 @@ def _public(file: str) -> bytes:
 
 def _document(found: VerifiedChannel, waiting: tuple[Change, ...]) -> dict[str, Any]:
     from tallystick.core.digests import Digest
+    from tallystick.release import roles
 
     return {
         "channel": found.name,
@@ -212,6 +276,7 @@ def _document(found: VerifiedChannel, waiting: tuple[Change, ...]) -> dict[str, 
         "expires": _time(found.expires),
         "approvals": found.settings.threshold,
         "platforms": list(found.settings.platforms),
+        "rules": roles.rules_document(found.settings.rules),
         "people": [{"name": person.name, "san": person.identity.san} for person in found.people],
         "releases": [_release(release) for release in found.releases],
         "policies": {path: str(Digest.of(data)) for path, data in found.policies.items()},

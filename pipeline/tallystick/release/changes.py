@@ -101,7 +101,7 @@ def create(
     targets = Targets(
         expires=now + lifetimes.top,
         delegations=Delegations(listed, delegated),
-        unrecognized_fields={roles.CHANNEL_FIELD: _settings(channel, platforms, rules)},
+        unrecognized_fields={roles.CHANNEL_FIELD: settings_document(channel, platforms, rules)},
     )
     documents: dict[str, Metadata[Any]] = {"root": Metadata(root), "targets": Metadata(targets)}
     for role in delegated:
@@ -118,7 +118,8 @@ def create(
     )
 
 
-def _settings(channel: str, platforms: Sequence[str], rules: Rules) -> dict[str, Any]:
+def settings_document(channel: str, platforms: Sequence[str], rules: Rules) -> dict[str, Any]:
+    """Return what a channel's targets metadata say of the channel itself."""
     said: dict[str, Any] = {"name": channel, "platforms": sorted(platforms)}
     asked = roles.rules_document(rules)
     return said | ({"rules": asked} if asked else {})

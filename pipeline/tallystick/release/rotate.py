@@ -1,4 +1,4 @@
-"""Keys of a channel exchanged: by a threshold of the people who are left, for one who lost a key, left, or came.
+"""Keys and rules of a channel exchanged: by a threshold of the people who are left.
 
 A rotation is one set of documents: root and targets with the new people, and every role that the old key had signed, in
 its next version under the new ones. It waits in ``pending/rotation/`` until the old and the new threshold signed.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from tallystick.release import changes, channel, metadata, roles
 from tallystick.release.desk import Desk, refusal
 from tallystick.release.keys import Signatory
 from tallystick.release.metadata import State
-from tallystick.release.records import HighWater, Person
+from tallystick.release.records import HighWater, Person, Rules
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata
@@ -35,14 +35,22 @@ class Progress:
     """Who signed a rotation, and what it still lacks."""
 
     people: tuple[Person, ...]  # as they will be
+    rules: Rules
     signed_by: tuple[str, ...]
     lacks: str  # what a client would still refuse; "" when it is live
 
 
 def propose(
-    desk: Desk, people: Sequence[Person], who: Signatory, online: Callable[[], Signatory]
+    desk: Desk,
+    people: Sequence[Person],
+    who: Signatory,
+    online: Callable[[], Signatory],
+    rules: Rules | None = None,
 ) -> tuple[Progress, HighWater]:
     """Propose that ``people`` hold the channel's keys from now on, signed by ``who`` alone.
+
+    Args:
+        rules: what the channel asks from now on; None: what it asks already.
 
     Raises:
         Refused: another rotation or change waits; ``who`` has no key of the channel.
@@ -56,9 +64,12 @@ def propose(
         if len(people) <= state.settings.threshold:
             want = f"at least {state.settings.threshold + 1} people: nobody approves their own change"
             raise Misuse(f"rotation: {want}, got {len(people)}", code="release.channel.people")
-        if tuple(people) == state.people:
-            raise Misuse("rotation: these are the channel's people already", code="release.rotate.same")
-        return _go_on(desk, state, _documents(desk, state, people, who), who, online)
+        rules = state.settings.rules if rules is None else rules
+        if tuple(people) == state.people and rules == state.settings.rules:
+            raise Misuse(
+                "rotation: these are the channel's people and rules already", code="release.rotate.same"
+            )
+        return _go_on(desk, state, _documents(desk, state, people, who, rules), who, online)
 
 
 def approve(desk: Desk, who: Signatory, online: Callable[[], Signatory]) -> tuple[Progress, HighWater]:
@@ -87,7 +98,7 @@ def withdraw(desk: Desk, who: Signatory) -> None:
 
 
 def _documents(
-    desk: Desk, state: State, people: Sequence[Person], who: Signatory
+    desk: Desk, state: State, people: Sequence[Person], who: Signatory, rules: Rules
 ) -> dict[str, Metadata[Any]]:
     """Return the next version of root, targets and every delegated role, with ``people`` and without signatures."""
     from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Targets
@@ -102,6 +113,8 @@ def _documents(
         root.signed.roles[role].keyids = list(ids)
     root.signed.expires = targets.signed.expires = desk.now + desk.lifetimes.top
     targets.signed.version += 1
+    settings = changes.settings_document(desk.channel, state.settings.platforms, rules)
+    targets.signed.unrecognized_fields[roles.CHANNEL_FIELD] = settings
     threshold = state.settings.threshold
     delegated = {
         role: DelegatedRole(role, list(ids), threshold, terminating=True, paths=roles.paths_of(role))
@@ -145,15 +158,18 @@ def _check_shape(state: State, documents: Mapping[str, Metadata[Any]]) -> None:
         version = before.signed.version + 1 if before is not None else 1
         listed = document.signed.targets if role in roles.SHARED or role in state.delegated else {}
         same = before is None or role in ("root", "targets") or listed == before.signed.targets
-        settings = (
-            role != "targets" or roles.settings_of(state.root.signed, document.signed) == state.settings
-        )
+        settings = role != "targets" or _same_but_rules(state, document)
         if document.signed.version != version or not same or not settings:
             got = f"version {document.signed.version} with other contents"
             finding = Finding(
                 "release.rotate.other", role, want=f"version {version}, other keys alone", got=got
             )
             raise NotGenuine("what waits is not a rotation of this state", findings=[finding])
+
+
+def _same_but_rules(state: State, targets: Metadata[Any]) -> bool:
+    said = roles.settings_of(state.root.signed, targets.signed)
+    return replace(said, rules=state.settings.rules) == state.settings
 
 
 def _go_on(
@@ -184,7 +200,8 @@ def _go_on(
         _drop(desk)
     signed = set(documents["root"].signatures)
     names = {person.name for person in (*people, *state.people) if person.keyid in signed}
-    progress = Progress(people=people, signed_by=tuple(sorted(names)), lacks=lacks)
+    rules = roles.settings_of(documents["root"].signed, documents["targets"].signed).rules
+    progress = Progress(people=people, rules=rules, signed_by=tuple(sorted(names)), lacks=lacks)
     return progress, desk.policies(desk.state()).high_water
 
 
