@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from measure.injections import snp_firmware
+from measure.launches import snp_firmware
 from measure.test_nitro import image as eif_image
 from measure.test_sgx import ADD, CREATE
 from measure.test_tdx import PAGE, firmware_with

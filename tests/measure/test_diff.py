@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measure.injections import snp_firmware
+from measure.launches import snp_firmware
 from support_corpus import corpus
 from support_eventlog import event, header
 from support_firmware import image as firmware_image

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from measure import injections
-from measure.injections import BOOTS, HOST_CHANGES, IMAGE_CHANGES
+from measure import boots, injections, launches
+from measure.boots import BOOTS
+from measure.injections import HOST_CHANGES, IMAGE_CHANGES
 
 SEED = 20261122
 
@@ -44,7 +45,7 @@ def boot(tally: Tally, make, rng: random.Random) -> None:
     """Boot otherwise than predicted, and hold what is said of the evidence against it."""
     built = injections.real()
     made = make(built, rng)
-    found, unexplained, differ = injections.explained(built, made)
+    found, unexplained, differ = boots.explained(built, made)
     wanted = [] if made.right is None else [made.right]
     assert differ, made.what
     right = found[:1] == wanted and bool(wanted or set(unexplained) == set(differ))
@@ -54,9 +55,9 @@ def boot(tally: Tally, make, rng: random.Random) -> None:
 def launch(tally: Tally, rng: random.Random) -> None:
     """Launch an SNP guest otherwise than predicted, and hold what is said of its report against it."""
     built = injections.real()
-    made = injections.snp_launch(built, rng)
+    made = launches.snp_launch(built, rng)
     given = [made.firmware] if made.firmware else []
-    _, causes, unexplained = injections.why_snp.explain(injections.snp_expectation(built, *given), made.seen)
+    _, causes, unexplained = launches.why_snp.explain(launches.snp_expectation(built, *given), made.seen)
     kinds = tuple(cause.kind for cause in causes)
     right = kinds == made.right and bool(causes) != bool(unexplained)
     tally.count(made.what, right, [kind for kind in kinds if kind not in made.right])

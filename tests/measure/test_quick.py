@@ -12,7 +12,7 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from measure.injections import snp_firmware
+from measure.launches import snp_firmware
 
 from tallystick.cli import app, quick
 
