@@ -73,3 +73,9 @@ def test_the_broker_takes_sha256_for_a_tpm_and_sha384_for_the_rest():
 def test_a_client_that_can_not_hash_as_needed_is_told():
     with pytest.raises(Unsupported, match="supported-hash-algorithms: want sha256, got sha512"):
         binding.choose_hash("tpm", ("sha512",))
+
+
+def test_a_gpu_answers_the_first_32_bytes_of_its_digest():
+    digest = binding.device_report_data(NONCE, KEY, algorithm="sha384")
+    assert binding.device_nonce(digest) == digest[:32]
+    assert binding.device_nonce(b"short") == b"short" + bytes(27)
