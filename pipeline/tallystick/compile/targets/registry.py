@@ -22,7 +22,6 @@ MODULES = {
     "trustee": "trustee.target",
     "aws-kms": "aws_kms.target",
     "azure-skr": "azure_skr.target",
-    "azure-maa": "azure_maa.target",
     "gcp-wif": "gcp_wif.target",
     "intel-ita": "intel_ita.target",
     "corim": "corim.target",
