@@ -33,7 +33,7 @@ from tallystick.core.errors import Exit, Refused
 from tallystick.core.expect import Exactly, Waived
 from tallystick.formats import intoto
 from tallystick.policy.soundness import flaws
-from tallystick.release.records import Quorum
+from tallystick.release.records import Change, Person, Quorum
 from tallystick.signing.records import Builder, Identity
 
 DEMO = policy()
@@ -293,3 +293,112 @@ def test_rules_of_the_policy_are_among_the_reasons():
 def test_the_day_of_compiling_leaves_no_trace():
     later = NOW + timedelta(days=30)
     assert normal_form(DEMO, channel(release()), NOW) == normal_form(DEMO, channel(release()), later)
+
+
+def with_text(**changes: str):
+    return policy(**changes)
+
+
+APPROVALS = """  approvals:
+    threshold: 2
+    of:
+      - {identity: alice@example.org, issuer: "https://tallystick.local/embedded-dev"}
+      - {identity: bob@example.org, issuer: "https://tallystick.local/embedded-dev"}
+
+platforms:"""
+
+
+def signed_by(found, *names: str, role: str = "releases"):
+    people = tuple(
+        Person(
+            name=name,
+            identity=Identity(san=f"{name}@example.org", issuer=ISSUER),
+            keyid=name,
+            public_key=bytes(32),
+        )
+        for name in ("alice", "bob", "carol")
+    )
+    change = Change(
+        role=role, version=1, kind="release", author="carol", summary="x", at=NOW, signed_by=names, needed=0,
+        adds=(), removes=(),
+    )  # fmt: skip
+    return replace(channel(found), people=people, changes=(change,))
+
+
+@pytest.mark.parametrize(
+    ("names", "role", "right"),
+    [
+        (("alice", "bob"), "releases", True),
+        (("alice", "bob", "carol"), "releases", True),
+        (("alice", "carol"), "releases", False),
+        ((), "releases", False),
+        (("alice", "bob"), "policies", False),
+    ],
+)
+def test_named_people_have_signed_the_list_of_releases(names, role, right):
+    wanted, found = with_text(**{"platforms:": APPROVALS}), release()
+    codes_of = {f.code for f in objections(wanted, found, signed_by(found, *names, role=role), NOW)}
+    assert ("release.approvals" in codes_of) == (not right)
+
+
+def test_nobody_has_approved_a_channel_that_says_nothing_of_it():
+    assert codes(release(), with_text(**{"platforms:": APPROVALS})) == ["release.approvals"]
+
+
+def test_a_denied_firmware_is_named_with_its_reason():
+    bad = measurement("a").firmware
+    text = (
+        f"denied_firmware:\n  - name: bad-ovmf\n    firmware: ['{bad}']\n    reason: reads past its end\n"
+        "    since: 2026-03-02\n\nplatforms:"
+    )
+    found = release()
+    (finding,) = objections(with_text(**{"platforms:": text}), found, channel(found), NOW)
+    assert finding.code == "release.firmware.denied"
+    assert finding.note == "bad-ovmf, since 2026-03-02: reads past its end"
+    other = text.replace(str(bad), "sha256:" + "0" * 64)
+    assert codes(found, with_text(**{"platforms:": other})) == []
+
+
+def party(**changes: str) -> str:
+    text = """parties:
+  - party: hospital.example
+    supply_chain:
+      builders:
+        - identity: https://ci.example/builder
+          issuer: https://tallystick.local/embedded-dev
+          builder_id: https://tallystick.local/builders/ci
+      slsa_build_level: 1
+      rebuilds: {threshold: 1, not_counted: []}
+      sbom: {denied: [], unexplained_files: 0}
+    platforms:
+      - {platform: qemu-vtpm, roots: [software-tpm], require: {safe: true}}
+    freshness: {max_age_seconds: 60}
+
+freshness:"""
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, None),
+        ({"https://ci.example/builder": "https://own.example/builder"}, "release.builder.not-allowed"),
+        ({"slsa_build_level: 1": "slsa_build_level: 3"}, "release.slsa-level"),
+        ({"threshold: 1": "threshold: 2"}, "release.rebuilds"),
+        ({"denied: []": "denied: ['pkg:deb/debian/busybox-static']"}, "release.component.denied"),
+    ],
+)
+def test_what_one_party_does_not_take_is_not_permitted(changes, code):
+    found, wanted = release(), with_text(**{"freshness:": party(**changes)})
+    assert codes(found, wanted) == ([code] if code else [])
+
+
+def test_the_normal_form_is_what_all_parties_take():
+    form = normal_form(with_text(**{"freshness:": party()}), channel(release()), NOW)
+    assert form.parties == ("hospital.example",)
+    assert form.max_age_seconds == 60
+    assert dict(form.platforms[0].require)["safe"] == Exactly(value=True)
+    assert list(flaws(form)) == []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from policy.policyworld import NOW, ROOT, policy_text
+from policy.policyworld import NOW, policy_text
 
 from tallystick.compile.policies import load
 from tallystick.core.errors import Exit, Refused
@@ -127,14 +126,3 @@ def test_waivers_of_targets_end_and_stay_out_of_production_too():
     assert codes(text.replace("requirement: attestation-key-root", "requirement: freshness")) == [
         "policy.waiver.never"
     ]
-
-
-def examples() -> list[str]:
-    text = (ROOT / "docs" / "policies.md").read_text()
-    found = re.findall(r"```yaml\n(schema: .*?)```", text, re.DOTALL)
-    return [example for example in found if "targets:" in example]
-
-
-def test_the_examples_in_the_documents_are_policies():
-    assert len(examples()) == 2
-    assert [codes(example) for example in examples()] == [[], []]

@@ -183,6 +183,8 @@ def _same_kind(one: Expect, two: Expect) -> Expect | None:
     if isinstance(one, AtLeastVersion) and isinstance(two, AtLeastVersion):
         return max(one, two, key=lambda expect: version_of(expect.minimum) or ())
     if isinstance(one, NoneOf) and isinstance(two, NoneOf):
+        if type(one.values[0]) is not type(two.values[0]):
+            return None  # no value is of both types
         return NoneOf(tuple(sorted({*one.values, *two.values}, key=str)))
     if isinstance(one, Only) and isinstance(two, Only):
         return Only(tuple(sorted(set(one.values) & set(two.values))))

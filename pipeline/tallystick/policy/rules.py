@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from tallystick.core.errors import Refused
 from tallystick.core.findings import Finding
+from tallystick.policy.conjunction import rules
 from tallystick.policy.model import Channel, DeviceChoice, Party, PlatformChoice, Policy, SupplyChain, Waiver
 from tallystick.policy.platforms import DEVELOPMENT_ISSUERS, DEVELOPMENT_ROOTS, platform
 
@@ -53,6 +54,10 @@ def broken(policy: Policy, now: datetime) -> Iterator[Finding]:
     yield from _waivers(policy, now)
     for choice in _choices(policy):
         yield from _choice(policy, choice)
+    try:
+        rules(policy)
+    except Refused as error:  # what the parties ask can not be met at once
+        yield from error.findings
     if policy.channel is Channel.PRODUCTION:
         yield from _production(policy)
 

@@ -170,7 +170,7 @@ class _Prover:
             release = got if got in permitted else None
         if got is not None and not same:
             self._accepted.add(self._oracle.point(case))
-        if (got is not None) != expected or got != release and got is not None:
+        if (got is not None) != expected or (got is not None and got != release):
             shown = _evidence(case, claims, key, challenge, now)
             self._wrong.append(_wrong(case.what, shown, allowed=got is not None, expected=expected))
             if len(self._wrong) >= MOST_FINDINGS:
