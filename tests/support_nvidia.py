@@ -88,7 +88,8 @@ def issue(
              "decipher_only"), False,
         )  # fmt: skip
         builder = builder.add_extension(
-            x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **bits), True
+            x509.KeyUsage(digital_signature=not ca or usage == "both", key_cert_sign=ca, crl_sign=ca, **bits),
+            True,
         )
     if ca:
         builder = builder.add_extension(x509.BasicConstraints(True, None), True)
@@ -240,9 +241,9 @@ def rim_xml(*, version=DRIVER, product="GH100", edition="GPU", active=None, inac
 class RimMaker:
     """Who signs manifests: a root, a CA below it, and a signer."""
 
-    def __init__(self, *, begins=-10, ends=10, usage=True):
+    def __init__(self, *, begins=-10, ends=10, usage=True, curve=ec.SECP384R1):
         self.authority = Authority("NVIDIA CoRIM signing Root CA", ("NVIDIA Reference Value GH100 CA",))
-        self.key = new_key()
+        self.key = ec.generate_private_key(curve())
         issuer, issuer_key = self.authority.issuer
         self.signer = issue(
             name("HCC RIM L4 Signer"), self.key.public_key(), issuer.subject, issuer_key,
@@ -292,7 +293,8 @@ def make_crl(issuer, issuer_key, revoked=(), *, begins=-1, ends=1) -> bytes:
 
 
 def make_ocsp(certificate, issuer, key, *, status=ocsp.OCSPCertStatus.GOOD, responder=None, begins=-1, ends=1,
-              reason=None, embed=(), encoding=ocsp.OCSPResponderEncoding.HASH) -> bytes:  # fmt: skip
+              reason=None, embed=(), encoding=ocsp.OCSPResponderEncoding.HASH,
+              hashed=None) -> bytes:  # fmt: skip
     """Return an OCSP response about ``certificate``, signed by ``key`` of ``responder`` (the issuer by default)."""
     builder = (
         ocsp.OCSPResponseBuilder()
@@ -310,7 +312,7 @@ def make_ocsp(certificate, issuer, key, *, status=ocsp.OCSPCertStatus.GOOD, resp
     )
     if embed:
         builder = builder.certificates(list(embed))
-    return builder.sign(key, hashes.SHA384()).public_bytes(Encoding.DER)
+    return builder.sign(key, hashed or hashes.SHA384()).public_bytes(Encoding.DER)
 
 
 def make_responder(issuer, issuer_key, *, ocsp_signing=True, begins=-5, ends=5):

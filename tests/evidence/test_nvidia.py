@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import support_nvidia as made
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ReasonFlags, ocsp
@@ -324,7 +325,7 @@ def test_a_device_that_is_not_known(authority):
         verify(made.dump(device.evidence()))
 
 
-@pytest.mark.parametrize("fields", [{"leaf_ca": True}, {"usage": False}])
+@pytest.mark.parametrize("fields", [{"leaf_ca": True}, {"usage": False}, {"leaf_ca": True, "usage": "both"}])
 def test_a_leaf_that_may_not_sign_reports(authority, fields):
     device = Device(authority, **fields)
     assert refused(made.dump(device.evidence())) == ["nvidia.certificate.profile"]
@@ -335,14 +336,27 @@ def test_a_leaf_without_a_firmware_identity(authority):
     assert refused(made.dump(device.evidence())) == ["nvidia.certificate.profile"]
 
 
-def test_a_leaf_on_another_curve(authority, gpu):
-    issuer, issuer_key = authority.issuer
-    key = ec.generate_private_key(ec.SECP256R1())
-    leaf = made.issue(
-        made.name("GH100 A01 GSP FMC LF"), key.public_key(), issuer.subject, issuer_key, ca=False
-    )
+def leaf_below(issuer, issuer_key, key, *, extension=True):
+    """Return a certificate for ``key`` that a device could have, issued by somebody else."""
+    extensions = [made.composite_device_id(made.new_key().public_key(), b"f" * 48)] if extension else []
+    subject = made.name("GH100 A01 GSP FMC LF")
+    return made.issue(subject, key.public_key(), issuer.subject, issuer_key, ca=False, extensions=extensions)
+
+
+def test_a_leaf_on_another_curve(authority):
+    leaf = leaf_below(*authority.issuer, ec.generate_private_key(ec.SECP256R1()))
     chain = made.pem(leaf, *authority.below(), authority.root)
-    assert refused(gpu.report(), chain) == ["nvidia.certificate.profile"]
+    with pytest.raises(NotGenuine) as error:
+        verify(made.unsigned() + bytes(96), chain)
+    assert [(f.code, f.where, f.want) for f in error.value.findings] == [
+        ("nvidia.certificate.profile", "gpu 0: leaf's key", "P-384")
+    ]
+
+
+def test_a_leaf_that_the_root_itself_issued_is_no_devices(authority):
+    key = made.new_key()
+    leaf = leaf_below(authority.root, authority.keys[0], key)
+    assert refused(made.report(key), made.pem(leaf, authority.root)) == ["nvidia.certificate.chain"]
 
 
 def test_devices_of_the_other_kind(gpu, authority):
@@ -453,6 +467,12 @@ def test_a_manifest_of_somebody_else(gpu):
 
 def test_a_signer_that_may_not_sign(gpu, believe, authority):
     maker = made.RimMaker(usage=False)
+    believe(authority.root, maker.authority.root)
+    assert refused(made.dump(gpu.evidence()), driver_rim(maker)) == ["nvidia.rim.profile"]
+
+
+def test_a_signer_on_another_curve(gpu, believe, authority):
+    maker = made.RimMaker(curve=ec.SECP256R1)
     believe(authority.root, maker.authority.root)
     assert refused(made.dump(gpu.evidence()), driver_rim(maker)) == ["nvidia.rim.profile"]
 
@@ -603,6 +623,20 @@ def test_responses_that_nobody_entitled_signed(gpu):
     responder, responder_key = made.make_responder(issuer, key, begins=-5, ends=-1)
     late = made.make_ocsp(about.chain[1], issuer, responder_key, responder=responder, embed=[responder])
     assert refused(made.dump(gpu.evidence()), late) == ["nvidia.certificate.ocsp.signature"]
+
+
+def test_a_responder_that_names_the_issuer_without_its_signature(gpu):
+    about = Revocations(gpu)
+    issuer = about.chain[2]
+    responder, key = made.make_responder(issuer, made.new_key())
+    forged = made.make_ocsp(about.chain[1], issuer, key, responder=responder, embed=[responder])
+    assert refused(made.dump(gpu.evidence()), forged) == ["nvidia.certificate.ocsp.signature"]
+
+
+def test_a_weak_hash_signs_nothing(gpu):
+    about = Revocations(gpu)
+    weak = made.make_ocsp(about.chain[1], about.chain[2], about.keys[2], hashed=hashes.SHA224())
+    assert refused(made.dump(gpu.evidence()), weak) == ["nvidia.certificate.ocsp.signature"]
 
 
 def test_a_response_about_somebody_else_is_left_aside(gpu, authority):
