@@ -187,6 +187,7 @@ def test_other_variables_without_a_platform_key_are_misuse():
         (DB[:16] + struct.pack("<III", 28, 0, 16) + DB[28:], "SignatureListSize"),
         (DB[:16] + struct.pack("<III", 20, 0, 40) + DB[28:], "SignatureListSize"),
         (DB[:16] + struct.pack("<III", 29, 0, 40) + DB[28:], "SignatureListSize"),
+        (DB[:16] + struct.pack("<III", 29, 0, 40), "SignatureListSize"),  # one byte that is no entry
         (bytes(esl.MAX_BYTES + 1), "size: want at most"),
     ],
 )
