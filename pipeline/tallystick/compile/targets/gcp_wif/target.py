@@ -20,6 +20,7 @@ from tallystick.compile.targets.gcp_wif import choice as choices
 from tallystick.compile.targets.gcp_wif.choice import GcpWifTarget
 from tallystick.compile.targets.gcp_wif.engines import Evaluate, engines
 from tallystick.compile.targets.gcp_wif.permitted import common, images
+from tallystick.compile.targets.gcp_wif.questions import Text
 from tallystick.compile.targets.gcp_wif.readme import ASSUMES, readme
 from tallystick.compile.targets.gcp_wif.words import (
     DIGEST,
@@ -163,7 +164,7 @@ def _decoded(files: Mapping[str, bytes], name: str) -> str:
 
 
 def _texts(path: str) -> Formula:
-    return Atom(path, truth.Text("startsWith", ""))
+    return Atom(path, Text("startsWith", ""))
 
 
 def _bindings(data: bytes, choice: GcpWifTarget) -> Formula:
