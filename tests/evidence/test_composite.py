@@ -344,3 +344,21 @@ def test_who_appraises_a_composite_asks_the_devices_for_their_challenge(cpu, dev
     assert challenge.report_data == claims.report_data
     alone = _challenge(b"nonce", AT.isoformat(), verify(cpu, document(cpu, "")), AT)
     assert alone.device_report_data == b""
+
+
+def test_the_command_prints_the_devices_beside_the_machine(cpu, devices, tmp_path):
+    from typer.testing import CliRunner
+
+    from tallystick.cli.evidence import app
+
+    files = [tmp_path / name for name in ("message.json", "vcek.pem", "ask.der")]
+    for path, data in zip(files, [document(cpu, additional(devices)), *cpu.endorsements()], strict=True):
+        path.write_bytes(data)
+    arguments = ["verify", str(files[0]), "--kind", "snp-report", "--at", AT.isoformat()]
+    arguments += [f"--endorsements={path}" for path in files[1:]]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["kind"] == "snp-report"
+    assert [device["kind"] for device in printed["devices"]] == ["nvidia-gpu"] * 2
+    assert "genuine nvidia-gpu, on the word of nvidia" in CliRunner().invoke(app, arguments).stdout
