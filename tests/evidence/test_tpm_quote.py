@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -49,7 +50,7 @@ from support_tpm_evidence import (
 )
 
 from tallystick.core.errors import Malformed, NotGenuine, Unsupported
-from tallystick.evidence import kinds, tpm_quote
+from tallystick.evidence import kinds, tpm_forms, tpm_quote
 from tallystick.evidence.endorsements import Endorsements, TrustedKey
 
 ROOT = authority()
@@ -747,3 +748,44 @@ def test_a_keylime_quote_is_genuine_under_its_key():
     with pytest.raises(NotGenuine, match="tpm-quote") as caught:
         tpm_quote.verify(evidence, [(folder / "ekpub.pem").read_bytes()], nonce=None, at=NOW)
     assert [finding.code for finding in caught.value.findings] == ["tpm.signature"]
+
+
+def pcr_file(pcrs: dict[int, bytes]) -> bytes:
+    """Return a PCR file as tpm2-tools writes it."""
+    bits = sum(1 << number for number in pcrs).to_bytes(3, "little")
+    out = struct.pack("<IH", 1, 0xB) + b"\3" + bits + b"\0\0"
+    values = list(pcrs.values())
+    lists = [values[start : start + 8] for start in range(0, len(values), 8)]
+    out += bytes(15 * 8) + struct.pack("<I", len(lists))
+    for one in lists:
+        out += struct.pack("<I", len(one))
+        out += b"".join(struct.pack("<H", len(v)) + v.ljust(64, b"\0") for v in one + [b""] * (8 - len(one)))
+    return out
+
+
+def test_what_tpm2_quote_writes_is_one_quote():
+    evidence = tpm_forms.parse(made())
+    pcrs = dict(evidence.pcrs)
+    files = [evidence.signature, pcr_file(pcrs), pem(key("rsa")), make_log(EVENTS)]
+    claims = tpm_quote.verify(evidence.message, files, nonce=NONCE, at=NOW)
+    assert claims.values["pcr04"] == pcrs[4].hex()
+    assert claims.notes == ()
+    without = tpm_quote.verify(evidence.message, files[:3], nonce=NONCE, at=NOW)
+    assert [note.code for note in without.notes] == ["tpm.eventlog.absent"]
+    for missing in (0, 1):
+        with pytest.raises(Malformed, match="its signature and its PCR file"):
+            tpm_quote.verify(evidence.message, files[:missing] + files[missing + 1 :], nonce=None, at=NOW)
+    with pytest.raises(Malformed, match="want one file, got two"):
+        tpm_quote.verify(evidence.message, [*files, files[0]], nonce=None, at=NOW)
+    with pytest.raises(NotGenuine) as refused:
+        tpm_quote.verify(evidence.message, [*files[:3], make_log(EVENTS[:1])], nonce=None, at=NOW)
+    assert "tpm.eventlog.pcr04" in [finding.code for finding in refused.value.findings]
+
+
+@pytest.mark.corpus
+def test_real_files_of_tpm2_quote():
+    folder = corpus("evidence/tpm/keylime")
+    names = ("quotesig.out", "quotepcr.out", "akpub.pem")
+    files = [(folder / name).read_bytes() for name in names]
+    claims = tpm_quote.verify((folder / "quote.out").read_bytes(), files, nonce=None, at=NOW)
+    assert claims.values["pcr16"].startswith("9dbb22387e019c04")

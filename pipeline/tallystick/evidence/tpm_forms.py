@@ -4,12 +4,13 @@
   ``event_log``, ``ak_certificate``, ``ak_certificate_chain`` and ``ak_public_area``, all base64.
 - Protocol buffers: go-tpm-tools' ``attest.Attestation`` (proto/attest.proto), as ``gotpm attest`` writes it.
 - Text: Keylime's quote (``r`` and three base64 parts with colons: message, signature, and tpm2-tools' PCR file).
+- Files: what ``tpm2_quote`` writes. The message is the evidence, signature and PCR file are beside it (:func:`joined`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ MAX_BYTES = 32 << 20
 _MAX_LINKS = 3  # intermediate certificates that evidence may bring; bounds the search for a chain
 _SHA256 = 0x000B
 _PCRS, _DIGEST_BYTES = 24, 32
+MESSAGE_START = b"\xffTCG"  # TPMS_ATTEST's magic
+_SIGNATURE_STARTS = (b"\x00\x14", b"\x00\x16", b"\x00\x18")  # TPMT_SIGNATURE: RSASSA, RSAPSS, ECDSA
+_PCR_FILE_BYTES = tuple(136 + lists * 532 for lists in range(1, 5))  # tpm2-tools' C structures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +195,35 @@ def _varint(reader: Cursor) -> int:
                 break
             return value
     raise reader.bad("varint", want="at most 64 bits", got="more")
+
+
+def joined(message: bytes, files: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
+    """Return a quote in one piece, in Keylime's form, and the files that were no part of it.
+
+    Args:
+        message: TPMS_ATTEST, as ``tpm2_quote --message`` writes it.
+        files: its ``--signature`` and ``--pcr`` files among endorsements.
+
+    Raises:
+        Malformed: one of the two is missing, or there twice.
+    """
+    found: dict[str, bytes] = {}
+    others: list[bytes] = []
+    for data in files:
+        name = (
+            "signature" if data[:2] in _SIGNATURE_STARTS else "PCRs" if len(data) in _PCR_FILE_BYTES else ""
+        )
+        if not name:
+            others.append(data)
+        elif name in found:
+            raise Malformed(_WHAT, at=name, want="one file", got="two")
+        else:
+            found[name] = data
+    if len(found) != 2:
+        got = ", ".join(found) or "neither"
+        raise Malformed(_WHAT, at="files beside the message", want="its signature and its PCR file", got=got)
+    parts = (message, found["signature"], found["PCRs"])
+    return b"r" + b":".join(canonical_base64.encode(part).encode() for part in parts), others
 
 
 def _from_keylime(data: bytes) -> TpmEvidence:

@@ -50,16 +50,23 @@ def verify(data: bytes, endorsements: Sequence[bytes], *, nonce: bytes | None, a
     """Return the claims of a quote that is genuine at ``at``.
 
     Args:
-        endorsements: files of :func:`endorsement`. Who is believed because of one is labelled by its key's digest.
+        data: a form of :mod:`tpm_forms`; or the message that ``tpm2_quote`` wrote, with its signature and PCR files
+            among ``endorsements``.
+        endorsements: files of :func:`endorsement`, and event logs, which must replay to the registers. Who is
+            believed because of a file is labelled by its key's digest.
         nonce: as :func:`verify_under`.
 
     Raises:
         Malformed, Unsupported, NotGenuine: as :func:`verify_under`.
     """
-    given = Endorsements()
-    for file in endorsements:
-        given = given.plus(endorsement(file))
-    return verify_under(data, given, at=at, nonce=nonce)
+    given, files = Endorsements(), list(endorsements)
+    if data.startswith(tpm_forms.MESSAGE_START):
+        data, files = tpm_forms.joined(data, files)
+    logs = [file for file in files if eventlog.is_log(file)]
+    for file in files:
+        if file not in logs:
+            given = given.plus(endorsement(file))
+    return verify_under(data, given, at=at, nonce=nonce, logs=logs)
 
 
 def verify_under(
@@ -69,12 +76,14 @@ def verify_under(
     at: datetime,
     nonce: bytes | None = None,
     init_data: bytes | None = None,
+    logs: Sequence[bytes] = (),
 ) -> Claims:
     """Return what the quote in ``evidence`` claims, genuine under whom ``endorsements`` believes.
 
     Args:
         nonce: what ``extraData`` must be, to the byte. None leaves it to who compares ``report_data``.
         init_data: SHA-256 of the init-data that PCR 8 must hold, and only that.
+        logs: event logs beside the one in the evidence.
 
     Raises:
         Malformed, Unsupported: a structure breaks its format, or is of a kind that is not accepted.
@@ -82,7 +91,9 @@ def verify_under(
     """
     given = tpm_forms.parse(evidence)
     quote, signature = tpm.parse_quote(given.message), tpm.parse_signature(given.signature)
-    log = None if given.event_log is None else eventlog.parse(given.event_log)
+    inner = () if given.event_log is None else (given.event_log,)
+    read = [eventlog.parse(data) for data in (*inner, *logs)]
+    log = read[0] if read else None
     key = _attestation_key(given, endorsements, at)
     pcrs = dict(given.pcrs)
     findings = (
@@ -92,7 +103,7 @@ def verify_under(
         *tpm_checks.selection_findings(quote, given.pcrs),
         *tpm_checks.digest_findings(quote, signature, pcrs),
         *tpm_checks.nonce_findings(quote, nonce),
-        *(tpm_checks.log_findings(log, pcrs) if log else ()),
+        *(finding for one in read for finding in tpm_checks.log_findings(one, pcrs)),
         *tpm_checks.init_data_findings(pcrs, init_data),
     )
     if findings:
@@ -110,6 +121,8 @@ def verify_under(
 
 def show(evidence: bytes) -> dict[str, Any]:
     """Return every field of ``evidence`` as JSON values. Nothing of it is verified."""
+    if evidence.startswith(tpm_forms.MESSAGE_START):
+        return {"quote": dump.plain(tpm.parse_quote(evidence))}
     given = tpm_forms.parse(evidence)
     quote, signature = tpm.parse_quote(given.message), tpm.parse_signature(given.signature)
     shown: dict[str, Any] = {
