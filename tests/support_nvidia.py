@@ -315,9 +315,9 @@ def make_ocsp(certificate, issuer, key, *, status=ocsp.OCSPCertStatus.GOOD, resp
     return builder.sign(key, hashed or hashes.SHA384()).public_bytes(Encoding.DER)
 
 
-def make_responder(issuer, issuer_key, *, ocsp_signing=True, begins=-5, ends=5):
+def make_responder(issuer, issuer_key, *, ocsp_signing=True, begins=-5, ends=5, key=None):
     """Return (certificate, key) of a responder that ``issuer`` certified."""
-    key = new_key()
+    key = key or new_key()
     usages = [ExtendedKeyUsageOID.OCSP_SIGNING if ocsp_signing else ExtendedKeyUsageOID.CODE_SIGNING]
     made = (
         x509.CertificateBuilder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 from contextlib import suppress
@@ -316,6 +317,37 @@ def test_other_tees_forms_are_read_strictly(cpu, kind, primary):
     message["tee-evidence"]["primary_evidence"] = primary
     with pytest.raises(Malformed, match="composite evidence: primary_evidence"):
         verify(cpu, json.dumps(message).encode(), kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "primary", "message"),
+    [
+        ("tdx-quote", {"quote": "AAAA", "cc_eventlog": "AAAA"}, "quote"),
+        ("sgx-quote", {"quote": "AAAA"}, "quote"),
+        ("cca-token", {"token": [1, 2]}, "CCA"),
+        ("tpm-quote", {"tpm_quote": 1}, "TPM evidence"),
+    ],
+)
+def test_other_tees_evidence_reaches_its_own_kind(cpu, kind, primary, message):
+    text = json.loads(document(cpu, ""))
+    text["tee-evidence"]["primary_evidence"] = primary
+    with pytest.raises((Malformed, Unsupported), match=message):
+        evidence.verify(kind, json.dumps(text).encode(), [], nonce=None, at=AT)
+
+
+def test_whatever_a_kind_compares_the_binding_is_compared_again(cpu, monkeypatch):
+    claims = verify(cpu, document(cpu, ""))
+    other = dataclasses.replace(claims, report_data=bytes(64))
+    monkeypatch.setattr(composite.kinds, "verify_one", lambda *_, **__: other)
+    assert refused(cpu, document(cpu, "")) == ["composite.binding"]
+
+
+def test_init_data_where_the_evidence_has_no_place_for_it(cpu, monkeypatch):
+    claims = verify(cpu, document(cpu, ""))
+    without = dataclasses.replace(claims, values={})
+    monkeypatch.setattr(composite.kinds, "verify_one", lambda *_, **__: without)
+    with pytest.raises(Unsupported, match="init-data: want none with this TEE"):
+        verify(cpu, document(cpu, "", init_data=TOML.decode()))
 
 
 def test_a_message_in_a_message_is_not_opened(cpu):

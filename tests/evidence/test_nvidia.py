@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import support_nvidia as made
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ReasonFlags, ocsp
 from hypothesis import given, settings
@@ -491,6 +491,8 @@ SIGNATURE_CASES = [
     (b"xml-c14n11", b"xml-c14n11#WithComments", "CanonicalizationMethod: want"),
     (b"<ds:X509Data>", b"<ds:X509Data><ds:X509SubjectName/>", "X509Data: want X509Certificate"),
     (b"</ds:SignatureValue>", b"!</ds:SignatureValue>", "SignatureValue: want base64"),
+    (b"</ds:SignatureValue>", b"<x/></ds:SignatureValue>", "SignatureValue: want text only"),
+    (b"<ds:X509Data>", b"<ds:X509Data/><ds:X509Data>", "KeyInfo: want X509Data"),
 ]
 
 
@@ -500,6 +502,15 @@ def test_signatures_of_another_form(rims, old, new, message):
     assert old in manifest
     with pytest.raises((Malformed, Unsupported), match=message):
         rim.verify(manifest.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_a_chain_of_no_certificates_or_too_many(rims, count):
+    manifest = driver_rim(rims)
+    begin, end = manifest.index(b"<ds:X509Certificate>"), manifest.index(b"</ds:X509Data>")
+    one = manifest[begin : manifest.index(b"</ds:X509Certificate>") + len(b"</ds:X509Certificate>")]
+    with pytest.raises(Malformed, match=f"X509Data: want 1 to 8 certificates, got {count}"):
+        rim.verify(manifest[:begin] + one * count + manifest[end:])
 
 
 def test_a_signed_manifest_inside_an_unsigned_one_is_not_read(rims):
@@ -609,6 +620,17 @@ def test_a_responder_that_the_issuer_certified(gpu):
             assert refused(made.dump(gpu.evidence()), response) == codes
         else:
             verify(made.dump(gpu.evidence()), response)
+
+
+def test_a_responder_with_an_rsa_key(gpu):
+    about = Revocations(gpu)
+    issuer = about.chain[2]
+    responder, key = made.make_responder(issuer, about.keys[2], key=rsa.generate_private_key(65537, 2048))
+    signed = made.make_ocsp(about.chain[1], issuer, key, responder=responder, embed=[responder])
+    verify(made.dump(gpu.evidence()), signed)
+    damaged = signed.replace(b"\x18\x0f2026", b"\x18\x0f2025", 1)
+    assert damaged != signed
+    assert refused(made.dump(gpu.evidence()), damaged) == ["nvidia.certificate.ocsp.signature"]
 
 
 def test_responses_that_nobody_entitled_signed(gpu):

@@ -28,6 +28,19 @@ def test_every_field_of_a_report():
     assert report.signature == b"s" * 96
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\3\0\1", "want DataType and DataSize, got 3 bytes"),
+        (b"\3\0\2\0x", "type 3: want 2 bytes, got 1 left"),
+    ],
+)
+def test_opaque_data_that_ends_early(data, message):
+    whole = made.unsigned(fields=[])
+    with pytest.raises(Malformed, match=message):
+        spdm.parse(whole[:-2] + struct.pack("<H", len(data)) + data + bytes(96))
+
+
 def test_zeros_after_the_signature_are_some_attesters_terminator():
     assert spdm.parse(signed() + b"\0").signature == b"s" * 96
 
