@@ -80,6 +80,12 @@ def measurements() -> list[Row]:
         return [pair(*one) for one in pairs(Path(folder), TALLY)]
 
 
+def devices() -> list[Row]:
+    from bench_nvidia import pairs
+
+    return [pair(*one) for one in pairs()]
+
+
 def evidence() -> list[Row]:
     import bench_evidence
 
@@ -123,5 +129,6 @@ def page(rows: list[Row]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(
-        page([*start_up(), *measurements(), *evidence(), *signing(), *releases()]), encoding="utf-8"
+        page([*start_up(), *measurements(), *evidence(), *devices(), *signing(), *releases()]),
+        encoding="utf-8",
     )
