@@ -146,6 +146,9 @@ def realise_at(nix: Nix, store: Store, drvs: Iterable[str], url: str, say: Say) 
     """
     wanted, here = list(drvs), f"local?root={store.root}"
     copy = ("nix", "--extra-experimental-features", "nix-command", "copy", "--no-check-sigs")
+    seeds = [path for path in closure(nix, store, wanted, "--include-outputs") if not path.endswith(".drv")]
+    if seeds:  # nothing else was built here yet
+        _elsewhere(nix, store, [*copy, "--from", here, "--to", url, *seeds], say)
     _elsewhere(nix, store, [*copy, "--from", here, "--to", url, "--derivation", *wanted], say)
     said = _elsewhere(nix, store, ["nix-store", "--store", url, "--realise", *wanted], say)
     _elsewhere(nix, store, [*copy, "--from", url, "--to", here, *sorted(set(said.split()))], say)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from sigstore.verify.verifier import Verifier as SigstoreVerifier
 
 
+_LEAVES = 256  # certificates that are remembered
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
     """What was read from a bundle before the library is asked."""
@@ -44,6 +47,15 @@ class _Facts:
     signer: Identity
     times: tuple[datetime, ...]
     verifier: SigstoreVerifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leaf:
+    """What a certificate says of itself; nothing of it is believed yet."""
+
+    certificate: Certificate
+    sct: tuple[bytes, datetime]
+    identity: Identity
 
 
 class Verifier:
@@ -57,6 +69,7 @@ class Verifier:
         """
         self.root = roots.parse(trusted_root)
         self._libraries: dict[tuple[int, ...], SigstoreVerifier] = {}
+        self._leaves: dict[bytes, _Leaf] = {}
 
     def statement(
         self,
@@ -156,10 +169,11 @@ class Verifier:
 
         if bundle.key_hint is not None:
             raise refusal(what, "bundle.key", "signer", "a certificate", "the hint of a key")
-        certificate = certificates.load(bundle.certificates[0], what)
+        leaf = self._leaf(bundle.certificates[0], what)
+        certificate = leaf.certificate
         entry = entries.sole_entry(bundle, what)
         times, stampers = timestamps.when(bundle, entry, self.root, now, what)
-        ct_id, ct_time = certificates.sct(certificate, what)
+        ct_id, ct_time = leaf.sct
         logs = entries.log_of(entry, self.root, what)
         ct_logs = tuple(log for log in self.root.ct_logs if log.log_id == ct_id)
         if not ct_logs:
@@ -174,10 +188,26 @@ class Verifier:
         return _Facts(
             bundle=bundle,
             certificate=certificate,
-            signer=check_signer(certificates.identity(certificate, what), signers, what),
+            signer=check_signer(leaf.identity, signers, what),
             times=times,
             verifier=self._library(logs[0], authorities, ct_logs[0], stampers),
         )
+
+    def _leaf(self, der: bytes, what: str) -> _Leaf:
+        """Return what a certificate says, read once: the bundles of a release share one."""
+        from tallystick.signing import certificate as certificates
+
+        if der not in self._leaves:
+            certificate = certificates.load(der, what)
+            leaf = _Leaf(
+                certificate=certificate,
+                sct=certificates.sct(certificate, what),
+                identity=certificates.identity(certificate, what),
+            )
+            if len(self._leaves) >= _LEAVES:
+                self._leaves.clear()
+            self._leaves[der] = leaf
+        return self._leaves[der]
 
     def _library(
         self,
