@@ -58,6 +58,16 @@ class Judge:
         return found
 
     @contextmanager
+    def reading(self, texts: Mapping[str, str]) -> Iterator[None]:
+        """Evaluate other texts for a while."""
+        before = self.texts, self._loaded
+        self.texts, self._loaded = texts, {}
+        try:
+            yield
+        finally:
+            self.texts, self._loaded = before
+
+    @contextmanager
     def holding(self, values: Mapping[str, Any]) -> Iterator[None]:
         """Let the RVPS hold ``values`` for a while. The policies stay loaded, which takes longer than evaluating."""
         engine = self.engine(emit.AS_POLICY)

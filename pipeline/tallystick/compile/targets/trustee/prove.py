@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from tallystick.compile.domain import Case, released
+from tallystick.compile.domain import MOST_DEVIATIONS, Case, released
 from tallystick.compile.targets.base import Proof
 from tallystick.compile.targets.trustee import emit, limits, reading, rego, tried
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
@@ -29,6 +29,7 @@ from tallystick.policy.normal import NormalForm
 
 _WINDOW = 8  # tuples that are tried together when there are many
 _WIDE = 24  # tuples that stand together when each released one is tried
+_GROUP = 10  # windows for which the policies are read once, without the lines of other releases
 _TUPLES_A_RELEASE = 12  # about: one tuple in so many is tried for every key
 _MOST_WINDOWS = 2  # with the whole domain of their tuples
 _WINDOW_DEVIATIONS = 500
@@ -70,7 +71,8 @@ def _evidence(judge: Judge) -> None:
     rows = sum(len(held) for held in judge.values.values() if isinstance(held, list))
     first = sum(len(release.tuples) for release in judge.form.releases)
     if rows <= 2 * _WINDOW:
-        for number, case in enumerate(judge.cases(tried.claimlike(literals), _suspects(judge, judge.values))):
+        suspects = _suspects(judge, judge.values)
+        for number, case in enumerate(judge.cases(tried.claimlike(literals), suspects, MOST_DEVIATIONS)):
             judge.attempt(case, *(judge.keys if number < first else judge.keys[:1]))
     else:
         _windows(judge, literals)
@@ -88,21 +90,30 @@ def _windows(judge: Judge, literals: list[str]) -> None:
     """Many tuples, a few at a time in the RVPS: evaluation is linear in them, and they are asked the same questions.
 
     Every released tuple is tried beside others, all of them at once in a sample, and a sample with its whole domain.
+    Beside others the policies are read without the lines that permit the rest, else cost would grow with the square.
     """
     chosen = random.Random(_SEED)  # noqa: S311 (which tuples to look at together)
     by_row = _by_row(judge)
-    for values in tried.windows(judge.values, _WIDE):
-        with judge.holding(values):
-            for number, case in enumerate(_of_rows(by_row, values)):
-                judge.attempt(case, *(judge.keys if number % _TUPLES_A_RELEASE == 0 else judge.keys[:1]))
-            for case in islice(_suspects(judge, values), 8):
-                judge.attempt(case, judge.keys[0])
+    for group in tried.windows(judge.values, _WIDE * _GROUP):
+        named = {str(row.get("release")) for rows in group.values() for row in rows}
+        with judge.reading({name: _cut(text, named) for name, text in judge.texts.items()}):
+            for values in tried.windows(group, _WIDE):
+                _wide(judge, by_row, values)
     everything = list(islice(judge.cases([], iter(()), _WINDOW), 20_000))
     for case in chosen.sample(everything, min(len(everything), _SAMPLE)):
         judge.attempt(case, judge.keys[0], right=None)
     narrow = list(tried.windows(judge.values, _WINDOW))
     for values in chosen.sample(narrow, min(len(narrow), _MOST_WINDOWS)):
         _window(judge, values, tried.claimlike(literals))
+
+
+def _wide(judge: Judge, by_row: Mapping[str, list[Case]], values: dict[str, Any]) -> None:
+    """Each released tuple of a window, and what the RVPS itself looks like as evidence."""
+    with judge.holding(values):
+        for number, case in enumerate(_of_rows(by_row, values)):
+            judge.attempt(case, *(judge.keys if number % _TUPLES_A_RELEASE == 0 else judge.keys[:1]))
+        for case in islice(_suspects(judge, values), 4):
+            judge.attempt(case, judge.keys[0])
 
 
 def _by_row(judge: Judge) -> dict[str, list[Case]]:
