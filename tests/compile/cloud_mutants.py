@@ -17,7 +17,9 @@ _AWS_SWAPS = {
         "StringEqualsIgnoreCaseIfExists", "StringNotEqualsIgnoreCase", "StringLike", "StringLikeIfExists",
         "ForAllValues:StringEqualsIgnoreCase", "ForAnyValue:StringEqualsIgnoreCase", "StringEqualsIfExists", "Null",
     ),
-    "StringNotEqualsIgnoreCase": ("StringEqualsIgnoreCase", "StringNotEquals", "ForAnyValue:StringNotEquals", "StringNotLike"),
+    "StringNotEqualsIgnoreCase": (
+        "StringEqualsIgnoreCase", "StringNotEquals", "ForAnyValue:StringNotEquals", "StringNotLike",
+    ),
     "DateGreaterThan": ("DateLessThan", "DateGreaterThanEquals", "DateLessThanEquals"),
     '"Effect":"Allow"': ('"Effect":"Deny"',),
     '"Effect":"Deny"': ('"Effect":"Allow"',),

@@ -102,6 +102,16 @@ def test_what_is_no_expression_is_malformed(text):
         cel.read(text)
 
 
+UNMODELLED = (
+    "assertion.x.matches('.*')",
+    "assertion.x == assertion.y",
+    "type(assertion.x) == string",
+    "other.x == 'a'",
+    "size(assertion.x) == 10",
+    "assertion.x in assertion.y",
+)
+
+
 @pytest.mark.parametrize("text", UNMODELLED)
 def test_what_is_not_modelled_is_never_guessed(text):
     with pytest.raises(truth.Inexact):
