@@ -56,6 +56,7 @@ class _Leaf:
     certificate: Certificate
     sct: tuple[bytes, datetime]
     identity: Identity
+    issuers: tuple[Authority, ...]  # of the trusted root, by name
 
 
 class Verifier:
@@ -163,7 +164,6 @@ class Verifier:
 
     def _facts(self, bundle: Bundle, signers: Collection[Identity], now: datetime, what: str) -> _Facts:
         """Check all that the library does not, and prepare it for exactly what this bundle rests on."""
-        from tallystick.signing import certificate as certificates
         from tallystick.signing import entry as entries
         from tallystick.signing import timestamps
 
@@ -180,7 +180,7 @@ class Verifier:
             raise refusal(
                 what, "bundle.ct-unknown", "SCT log ID", "a CT log of the trusted root", ct_id.hex()[:16]
             )
-        authorities = certificates.issuing(certificate, self.root.authorities, what)
+        authorities = leaf.issuers
         logs = within(logs, times, what, "bundle.log-window", "transparency log")
         ct_logs = within(ct_logs, (*times, ct_time), what, "bundle.ct-window", "CT log")
         authorities = within(authorities, times, what, "bundle.ca-window", "certificate authority")
@@ -203,6 +203,7 @@ class Verifier:
                 certificate=certificate,
                 sct=certificates.sct(certificate, what),
                 identity=certificates.identity(certificate, what),
+                issuers=certificates.issuing(certificate, self.root.authorities, what),
             )
             if len(self._leaves) >= _LEAVES:
                 self._leaves.clear()
