@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -77,9 +78,7 @@ def test_options_are_those_of_the_command():
     """Every option of the short way is one of the command's, under the same name, with the same default."""
     from tallystick.cli import measure
 
-    group = typer.main.get_command(measure.app)
-    command = group.commands["snp"]
-    known = {spelled: one for one in command.params for spelled in one.opts}
+    known = {spelled: one for one in measure.command("snp").params for spelled in one.opts}
     for spelled, name in quick.SNP_OPTIONS.items():
         assert known[spelled].name == name
         if name in quick.SNP_DEFAULTS:
@@ -147,3 +146,17 @@ def test_the_short_way_loads_no_command_line_library(files):
         env=os.environ | {"PYTHONPATH": str(PIPELINE)},
     )
     assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_the_group_lists_every_command_that_its_modules_register():
+    from tallystick.cli import measure
+
+    registered = set()
+    for path in (PIPELINE / "tallystick/cli").glob("measure_*.py"):
+        module = importlib.import_module(f"tallystick.cli.{path.stem}")
+        if hasattr(module, "register"):
+            one = typer.Typer()
+            module.register(one)
+            registered |= {(measure._name(info), path.stem) for info in one.registered_commands}
+    assert registered == set(measure.MODULES.items())
+    assert [measure.command(name).name for name in measure.MODULES] == list(measure.MODULES)
