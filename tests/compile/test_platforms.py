@@ -18,9 +18,9 @@ from tallystick.compile.targets.trustee import codec, emit
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.core.expect import Excludes, NoneOf, OneOf, Waived
 from tallystick.policy import document
-from tallystick.policy.model import Target, Waiver
+from tallystick.policy.model import PlacementChoice, Target, Waiver
 from tallystick.policy.normal import Denial, Residual
-from tallystick.policy.platforms import platforms
+from tallystick.policy.platforms import Strength, platforms
 from tallystick.policy.soundness import flaws
 
 MACHINES = [known.name for known in platforms() if not known.device]
@@ -185,3 +185,45 @@ def test_two_platforms_of_one_kind_of_evidence_are_kept_apart(smaller):
     for found, target in ((form, BROKER), trustee(form)):
         (one,) = produce(found, [target], NOW)
         assert (one.proof.released, one.proof.accepted) == (4, 4)
+
+
+PLACED = PlacementChoice(name="region", values=("eu-1",), strength=Strength.HARDWARE, place=None)
+
+
+@pytest.mark.parametrize("target", ["broker", "trustee"])
+def test_a_place_that_no_evidence_says_is_waived_by_name_or_not_compiled(target):
+    form = form_of(platform_choice("amd-sev-snp", placement=(PLACED,)))
+    if target == "broker":
+        found, entry = form, BROKER
+    else:
+        found, entry = trustee(form)
+        entry = replace(entry, waivers=tuple(w for w in entry.waivers if w.requirement != "placement-region"))
+    with pytest.raises(Inexpressible, match="placement-region"):
+        express(found, entry)
+    with pytest.raises(Unproven):  # and without a waiver nobody gets a key
+        produce_unasked(form, BROKER)
+
+
+def produce_unasked(form, entry):
+    """Prove without asking first whether the target has words for everything."""
+    made = backend("broker").emit(form, entry)
+    return backend("broker").prove(made.files, form, entry, NOW)
+
+
+def test_a_waived_place_is_not_asked_by_the_broker(smaller):
+    form = form_of(platform_choice("amd-sev-snp", placement=(PLACED,)))
+    waived = Waived("docs/decisions/0100.md", "alice", END)
+    form = replace(
+        form, residuals=(Residual(target="broker", requirement="placement-region", waived=waived),)
+    )
+    (one,) = produce(form, [replace(BROKER, waivers=(waiver("placement-region"),))], NOW)
+    assert (one.proof.released, one.proof.accepted) == (2, 2)
+
+
+def test_a_place_that_evidence_says_is_a_claim_like_any_other():
+    zone = PlacementChoice(
+        name="zone", values=("europe-west4-a",), strength=Strength.PROVIDER_SIGNED, place=None
+    )
+    form = form_of(platform_choice("gcp-confidential-space", placement=(zone,)))
+    (one,) = produce(form, [BROKER], NOW)
+    assert (one.proof.released, one.proof.accepted) == (2, 2)
