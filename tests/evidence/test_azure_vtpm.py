@@ -295,3 +295,10 @@ def test_no_bytes_crash_the_parsers(data, rest):
 def test_no_json_crashes_the_parser(value):
     with suppress(Malformed, Unsupported):
         azure_forms.parse(json.dumps(value).encode())
+
+
+def test_the_length_in_the_header_is_the_reports(machine):
+    report = bytearray(machine.hcl())
+    report[8] ^= 1
+    with pytest.raises(Malformed, match="report_size"):
+        machine.verify(machine.evidence(bytes(report)))

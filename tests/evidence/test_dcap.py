@@ -177,3 +177,12 @@ def test_a_second_opinion_on_this_makers_quotes(maker):
         theirs = qvl.QuoteCollateralV3.from_json(collateral.decode())
         found = qvl.verify_with_root_ca(maker.quote(body, version), theirs, root, int(AT.timestamp()))
         assert found.status == "UpToDate"
+
+
+def test_collateral_is_signed_by_the_tcb_signer_alone(maker):
+    """A PCK chains to Intel's root as well, and whoever has a machine has its signatures."""
+    document = json.loads(maker.collateral())
+    document["tcb_info_issuer_chain"] = maker.pck_chain
+    text = document["tcb_info"].encode()
+    document["tcb_info_signature"] = support_dcap.raw(maker.pck.key, text).hex()
+    assert codes(maker.quote(td(b"r")), json.dumps(document).encode()) == ["dcap.collateral.signer"]

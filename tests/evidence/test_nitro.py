@@ -242,3 +242,20 @@ def test_real_documents_at_their_own_time(name, debug):
 def test_a_self_signed_document_has_no_chain():
     with pytest.raises(NotGenuine, match="does not chain to AWS"):
         verify(corpus("evidence/nitro/blocky_selfsigned_attestation.b64").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "said"),
+    [
+        (
+            b"\xa2\x01\x00\xf5\x00",
+            Malformed,
+            "a number or a string",
+        ),  # {1: 0, true: 0}: Python takes them for one
+        (b"\xd8\x1c\x81\xd8\x1d\x00", Unsupported, "CBOR tag"),  # a list that holds itself
+        (b"\xd8\x23\x61\x2a", Unsupported, "CBOR tag"),  # a pattern
+    ],
+)
+def test_cbor_that_means_something_to_the_library_alone_is_refused(data, error, said):
+    with pytest.raises(error, match=said):
+        cose.loads(data, "CBOR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import uuid
 from contextlib import suppress
@@ -9,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import support_snp
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_corpus import corpus
@@ -196,3 +198,44 @@ def test_no_bytes_crash_the_parsers(data, table):
         snp_report.verify(data, [table], nonce=None, at=AT)
     with suppress(Malformed):
         certificate_table(table)
+
+
+def test_of_several_keys_the_one_for_this_chip_and_tcb_is_taken(milan, believe, monkeypatch):
+    believe(milan)
+    other = Maker(chip=bytes(64)[1:] + b"o")
+    files = [other.vcek.public_bytes(serialization.Encoding.PEM), *milan.endorsements()]
+    assert snp_report.verify(milan.report(), files, nonce=None, at=AT).values["product"] == "Milan"
+
+
+def test_a_list_that_is_not_whole_is_no_list(milan, believe):
+    believe(milan)
+    delta = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(milan.ask.subject)
+        .last_update(AT - timedelta(days=1))
+        .next_update(AT + timedelta(days=1))
+        .add_extension(x509.DeltaCRLIndicator(1), critical=True)
+        .sign(milan.ask_key, hashes.SHA384())
+    ).public_bytes(serialization.Encoding.DER)
+    with pytest.raises(NotGenuine, match="not genuine") as refused:
+        snp_report.verify(milan.report(), [*milan.endorsements(), delta], nonce=None, at=AT)
+    assert codes(refused) == ["snp.certificate.crl.extension"]
+
+
+def test_mitigation_vectors_exist_from_version_5_on(milan, believe):
+    believe(milan)
+    report = bytearray(milan.report())
+    report[0x1F8] = 1
+    with pytest.raises(Malformed, match="all zero before version 5"):
+        snp_report.verify(bytes(report), milan.endorsements(), nonce=None, at=AT)
+    values = snp_report.verify(milan.report(version=5), milan.endorsements(), nonce=None, at=AT).values
+    assert (values["launch_mit_vector"], values["current_mit_vector"]) == (0, 0)
+
+
+def test_azures_host_information_is_an_endorsement(milan, believe):
+    believe(milan)
+    pem = [one.public_bytes(serialization.Encoding.PEM).decode() for one in (milan.vcek, milan.ask)]
+    thim = json.dumps({"vcekCert": pem[0], "certificateChain": pem[1], "tcbm": "00"}).encode()
+    assert snp_report.verify(milan.report(), [thim], nonce=None, at=AT).roots == ("amd",)
+    with pytest.raises(Malformed, match="THIM"):
+        snp_report.verify(milan.report(), [b'{"vcekCert": 1}'], nonce=None, at=AT)
