@@ -79,6 +79,7 @@ AWS = [
     ("aws.missing-key", [allow({"StringNotEquals": {IMAGE: ZERO}})]),
     ("aws.missing-key", [allow({"Null": {IMAGE: "true"}})]),
     ("aws.unmodelled", [allow({"StringLike": {IMAGE: "${aws:PrincipalTag/image}"}})]),
+    ("aws.mixed-registers", [allow({"StringEquals": {IMAGE: [A, B], PCR8: [A, B]}})]),
     ("aws.zero-registers", [allow({"StringEquals": {IMAGE: [A, ZERO]}})]),
     ("aws.image-not-pinned", [allow({"StringLike": {IMAGE: "*"}})]),
     ("aws.image-not-pinned", [allow({"Null": {IMAGE: "false"}})]),
@@ -92,6 +93,7 @@ AWS = [
 
 
 WITH_A_DOCUMENT = {
+    "aws.mixed-registers",
     "aws.zero-registers",
     "aws.image-not-pinned",
     "aws.nitrotpm-command-line",

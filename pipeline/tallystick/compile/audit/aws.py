@@ -55,7 +55,9 @@ class Audit:
         found = [path for n, one in enumerate(policy.statements) for path in _statement(policy, one, n)]
         found += [*_bypasses(asker), *_registers(policy, asker), *_denies(policy, asker)]
         released = accepted = None
-        if reference is not None:
+        if reference is None:
+            found += _mixed(policy, asker)
+        else:
             data_only = every([decision, Atom(model.ACTION, Among(*actions.ATTESTED))])
             names = {path: key for words in WORDS.values() for path, key in words.names.items()}
             extra, accepted = Asker(accepted=data_only, shown=_shown).unreleased(
@@ -215,6 +217,25 @@ def _denies(policy: KeyPolicy, asker: Asker) -> Iterator[PermissivePath]:
             "aws.deny-two-registers", f"Statement[{number}]" + (f" ({statement.sid})" if statement.sid else ""),
             "denies only when every one of its registers differs", "one Deny for each register",
             Atom(model.ACTION, Among(*actions.ATTESTED)), mixed,
+        )  # fmt: skip
+
+
+def _mixed(policy: KeyPolicy, asker: Asker) -> Iterator[PermissivePath]:
+    """Lists of values under several registers of one Allow: every mixture of them is accepted."""
+    for number, statement in enumerate(policy.statements):
+        lists = [
+            (entry.key.lower(), entry.values)
+            for entry in statement.conditions
+            if entry.key.lower().startswith(model.RECIPIENT) and len(entry.values) > 1
+        ]
+        if not statement.allow or len(lists) < 2:
+            continue
+        (one, first), (other, second) = lists[:2]
+        yield from asker.path(
+            "aws.mixed-registers", f"Statement[{number}]" + (f" ({statement.sid})" if statement.sid else ""),
+            "lists under several registers: values of different releases are accepted together",
+            "one Allow for each released tuple (with --reference-values what is released decides)",
+            Atom(model.ACTION, Among(*actions.ATTESTED)), Atom(one, Among(first[0])), Atom(other, Among(second[-1])),
         )  # fmt: skip
 
 
