@@ -19,7 +19,7 @@ from tallystick.compile.targets.common.view import end
 from tallystick.compile.targets.nvidia import emit, rego
 from tallystick.compile.targets.nvidia.choice import Nvidia
 from tallystick.compile.targets.trustee import limits
-from tallystick.core.expect import Exactly, OneOf
+from tallystick.core.expect import AtLeastVersion, Exactly, OneOf
 from tallystick.core.findings import Finding
 from tallystick.policy.constraints import constraints, told
 from tallystick.policy.normal import DeviceRule, NormalForm
@@ -30,6 +30,7 @@ _MOST_FINDINGS = 50
 _CALL = re.compile(r"(?<![\w\]])([A-Za-z_][\w.]*)\(")
 _RULES = ("genuine", "as_asked", "number")
 _HOUR = timedelta(hours=1)
+_LONG = ("999.1234567890", "1234567890.1", "999.1.1.1.1.1.1.1.1", "999.", "0999.1", "999.1.1.1.1.1.1.1")
 _OTHERS: tuple[Any, ...] = (None, False, True, 0, 1, "", "x", "true", "valid", "good", [], {}, [True])
 
 
@@ -211,6 +212,9 @@ def _changed(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a GPU with one claim absent, or another value: of other types, nearly right, and whatever stands there."""
     edges = {one.path: beside(one.expect) for one in constraints(rule)}
+    for one in constraints(rule):
+        if isinstance(one.expect, AtLeastVersion):
+            edges[one.path] = [*edges[one.path], *_LONG]
     for path, value in base.items():
         yield f"{path} absent", {name: kept for name, kept in base.items() if name != path}
         if isinstance(value, dict):
