@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tallystick.compile.errors import Unproven
 from tallystick.compile.logic.formula import (
     ABSENT,
     FALSE,
@@ -35,6 +36,7 @@ from tallystick.compile.logic.tests import (
     Present,
     Texts,
 )
+from tallystick.compile.targets import proved
 
 TESTS = (
     Among("a"),
@@ -157,3 +159,20 @@ def test_tuples_are_counted_and_lists_of_values_are_more():
     assert found is not None
     assert (found["p"], found["q"]) in {("a1", "b2"), ("a2", "b1")}
     assert differs(tuples, tuples) is None
+
+
+@pytest.mark.parametrize(
+    ("accepted", "permitted", "code", "counted"),
+    [
+        (Among("a", "b"), Among("a"), "prove.admits", 2),
+        (Among("a"), Among("a", "b"), "prove.refuses", 1),
+    ],
+)
+def test_a_proof_asks_both_ways(accepted, permitted, code, counted):
+    ask = {"released": 1, "apart": ("p",), "shown": dict, "given": TRUE}
+    with pytest.raises(Unproven, match=f"x: released 1 · accepted {counted}: x: evidence") as caught:
+        proved.same("x", Atom("p", accepted), Atom("p", permitted), **ask)
+    (finding,) = caught.value.findings
+    assert finding.code == code
+    assert '"p": "b"' in finding.note
+    proved.same("x", Atom("p", accepted), Atom("p", accepted), **ask)
