@@ -56,7 +56,6 @@ class _Leaf:
     certificate: Certificate
     sct: tuple[bytes, datetime]
     identity: Identity
-    issuers: tuple[Authority, ...]  # of the trusted root, by name
 
 
 class Verifier:
@@ -71,6 +70,7 @@ class Verifier:
         self.root = roots.parse(trusted_root)
         self._libraries: dict[tuple[int, ...], SigstoreVerifier] = {}
         self._leaves: dict[bytes, _Leaf] = {}
+        self._named: dict[bytes, tuple[Authority, ...]] = {}
 
     def statement(
         self,
@@ -180,7 +180,7 @@ class Verifier:
             raise refusal(
                 what, "bundle.ct-unknown", "SCT log ID", "a CT log of the trusted root", ct_id.hex()[:16]
             )
-        authorities = leaf.issuers
+        authorities = self._issuers(certificate, bundle.certificates[0], what)
         logs = within(logs, times, what, "bundle.log-window", "transparency log")
         ct_logs = within(ct_logs, (*times, ct_time), what, "bundle.ct-window", "CT log")
         authorities = within(authorities, times, what, "bundle.ca-window", "certificate authority")
@@ -203,12 +203,22 @@ class Verifier:
                 certificate=certificate,
                 sct=certificates.sct(certificate, what),
                 identity=certificates.identity(certificate, what),
-                issuers=certificates.issuing(certificate, self.root.authorities, what),
             )
             if len(self._leaves) >= _LEAVES:
                 self._leaves.clear()
             self._leaves[der] = leaf
         return self._leaves[der]
+
+    def _issuers(self, certificate: Certificate, der: bytes, what: str) -> tuple[Authority, ...]:
+        """Return the authorities that a certificate names as its issuer, looked up once."""
+        from tallystick.signing import certificate as certificates
+
+        if der not in self._named:
+            found = certificates.issuing(certificate, self.root.authorities, what)
+            if len(self._named) >= _LEAVES:
+                self._named.clear()
+            self._named[der] = found
+        return self._named[der]
 
     def _library(
         self,
