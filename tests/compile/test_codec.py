@@ -34,6 +34,20 @@ def test_no_two_values_have_one_spelling(form, one, two):
 
 
 @pytest.mark.parametrize(
+    ("one", "two", "form"),
+    [
+        ("ab", "qw==", Form.BASE64),  # hex, and a text that is already the base64 of it
+        (8, "8", Form.TEXT),
+        (False, "false", Form.TEXT),
+        (8, "0800", Form.LITTLE16),
+        (True, "0700000000000000", Form.FLAG),
+    ],
+)
+def test_a_text_that_looks_like_a_spelling_is_none(one, two, form):
+    assert encode(one, form) != encode(two, form)
+
+
+@pytest.mark.parametrize(
     ("value", "form", "spelled"),
     [
         (False, Form.TEXT, "false"),  # az_snp_vtpm/mod.rs: format!("{}", report.policy.debug_allowed())
