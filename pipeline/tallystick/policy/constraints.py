@@ -68,7 +68,7 @@ def requirement_of(platform: str, path: str) -> str:
 
 
 def told(form: NormalForm, target: str) -> NormalForm:
-    """Return ``form`` without the claims, denials, places, devices and platforms that are waived for ``target`` by name.
+    """Return ``form`` without what is waived for ``target`` by name: claims, denials, places, devices, platforms.
 
     What is left is what a proof of that target shows. Registers stay: a target that can not express one drops it
     from its tuples itself, and says so as ``register-NAME``.
