@@ -12,8 +12,10 @@ from tallystick.cli.output import JsonFlag, emit, progress
 from tallystick.core.errors import Misuse, Refused, Unreachable
 
 if TYPE_CHECKING:
+    from tallystick.compile.rollout import RolloutStep
     from tallystick.compile.targets.trustee.admin import Admin
     from tallystick.core.findings import Finding
+    from tallystick.policy.normal import NormalForm
 
 _MAX_TOKEN_BYTES = 64 << 10
 _MAX_ANSWER_BYTES = 1 << 20
@@ -30,9 +32,10 @@ CaFile = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add both commands to ``app``."""
+    """Add the commands to ``app``."""
     app.command()(apply)
     app.command()(drift)
+    app.command()(plan)
 
 
 def apply(
@@ -114,6 +117,87 @@ def drift(
     read = "Reference Values (policies can not be read back)" if target == "trustee" else "policies"
     words = f"no drift: {compared} {read} at {url} are what was compiled"
     emit({"target": target, "url": url, "compared": compared, "findings": []}, words, as_json=as_json)
+
+
+def plan(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The compiled policy in force.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The compiled policy that shall be.")],
+    broker: Annotated[
+        list[str] | None, typer.Option("--broker", help="A broker's name; can be repeated, in this order.")
+    ] = None,
+    running: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--running", help="Digest of a release that runs; can be repeated. Default: all of OLD."
+        ),
+    ] = None,
+    revoked: Annotated[
+        list[str] | None, typer.Option("--revoked", help="Digest of a revoked release; can be repeated.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", help="A plan as --json prints it, to be judged instead.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan the way from one compiled policy to the next: what runs always has a broker that accepts it.
+
+    With --check, judge somebody's plan: exit 6 with the step after which a workload is stranded. Both folders hold
+    the target `broker`, which is the policy's normal form.
+    """
+    from tallystick.compile import rollout
+    from tallystick.core.digests import Digest
+
+    before, after = _form(old), _form(new)
+    brokers = tuple(broker or ("broker",))
+    gone = tuple(Digest.parse(text) for text in revoked or ())
+    wanted = {str(Digest.parse(text)) for text in running} if running is not None else None
+    alive = {one for one in rollout.accepted(before) if wanted is None or one[0] in wanted}
+    if wanted is not None and (strangers := wanted - {release for release, _ in alive}):
+        raise Misuse(f"not in {old}: {', '.join(sorted(strangers))}", code="rollout.running")
+    steps = rollout.plan(before, after, brokers, alive) if check is None else _steps(check)
+    if findings := list(rollout.objections(steps, before, after, brokers, alive, gone)):
+        raise Refused("this plan is not safe", findings=findings)
+    document = {"steps": [step.document() for step in steps], "brokers": list(brokers), "running": len(alive)}
+    words = [f"{number}. {step.words}" for number, step in enumerate(steps, 1)]
+    emit(document, "\n".join(words) or "nothing to do", as_json=as_json)
+
+
+def _form(folder: Path) -> NormalForm:
+    from tallystick.compile import output
+    from tallystick.compile.targets.broker import FILE
+    from tallystick.policy import document
+
+    compilation = output.read(folder)
+    if "broker" not in compilation.files:
+        raise Misuse(
+            f"{folder} was not compiled for broker, whose file is the normal form", code="apply.target"
+        )
+    return document.read(compilation.of("broker")[FILE])
+
+
+def _steps(path: Path) -> tuple[RolloutStep, ...]:
+    from tallystick.compile.rollout import Do, RolloutStep
+    from tallystick.core import jsondoc
+    from tallystick.core.errors import Malformed
+    from tallystick.core.files import read_file
+
+    what = "rollout plan"
+    found = jsondoc.loads(read_file(path, what, max_bytes=_MAX_ANSWER_BYTES), what)
+    steps = found.get("steps") if isinstance(found, dict) else None
+    if not isinstance(steps, list):
+        raise Malformed(what, at="steps", want="a list", got=type(steps).__name__)
+    made = []
+    for number, step in enumerate(steps, 1):
+        fields = step if isinstance(step, dict) else {}
+        names = {"do", "broker"} if fields.get("do") == Do.APPLY.value else {"do", "release", "platform"}
+        texts = all(isinstance(value, str) for value in fields.values())
+        if set(fields) != names or not texts or fields["do"] not in {do.value for do in Do}:
+            raise Malformed(
+                what, at=f"step {number}", want="drain, apply or start, and of what", got=str(step)
+            )
+        workload = (fields["release"], fields["platform"]) if "release" in fields else None
+        made.append(RolloutStep(do=Do(fields["do"]), broker=fields.get("broker", ""), workload=workload))
+    return tuple(made)
 
 
 def _admin(url: str, token_file: Path | None, ca: Path | None) -> Admin:
