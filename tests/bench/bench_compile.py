@@ -1,4 +1,4 @@
-"""Compiling and proving for the targets broker and trustee: 100 releases x 12 tuples x 8 keys, and up to 1,000 releases.
+"""Compiling and proving for the targets broker and trustee: 100 releases x 12 tuples x 8 keys, and up to 1,000.
 
 Run by ``tests/bench/run.py``; alone: ``PYTHONPATH=pipeline:tests python tests/bench/bench_compile.py [RELEASES …]``.
 The issue asks for under 10 s on 2 cores for 100 releases, and growth in proportion to 1,000.
