@@ -199,6 +199,21 @@ def test_no_bytes_crash_the_verifier(data, kind):
         verify(data, [data], kind=kind)
 
 
+@pytest.mark.parametrize(
+    ("container", "said"),
+    [({}, []), ({"cmd_override": ["sh"]}, ["sh"]), ({"cmd_override": None}, None), (None, None)],
+)
+def test_what_google_leaves_out_when_nothing_is_overridden_is_an_empty_list(container, said):
+    start = int(AT.timestamp())
+    claims = {"iss": "https://confidentialcomputing.googleapis.com", "iat": start - 10, "exp": start + 10}
+    if container is not None:
+        claims["submods"] = {"container": container}
+    found = verify(sign(claims), [jwk(RSA)], kind="gcp-token")
+    assert found.at("submods.container.cmd_override") == said
+    other = verify(sign(azure(submods={"container": {}})), [jwk(RSA)], kind="azure-maa-token")
+    assert other.at("submods.container") == {}
+
+
 TOKENS = "evidence/tokens"
 
 
@@ -208,6 +223,8 @@ def test_a_real_google_token():
     at = datetime.fromtimestamp(1757060260, UTC)
     claims = verify(data, kind="gcp-token", at=at)
     assert (claims.values["dbgstat"], claims.values["hwmodel"]) == ("disabled-since-boot", "GCP_INTEL_TDX")
+    assert b"cmd_override" not in base64.urlsafe_b64decode(data.split(b".")[1] + b"==")
+    assert claims.at("submods.container.cmd_override") == []
     with pytest.raises(NotGenuine, match="not genuine") as refused:
         verify(data, kind="gcp-token", at=AT)
     assert codes(refused) == ["token.certificate.expired", "token.expired"]

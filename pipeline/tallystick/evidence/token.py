@@ -200,13 +200,28 @@ def verify(
     expiry = _instant(token.claims.get("exp"))
     return Claims(
         kind=kind,
-        values={**token.claims, "signed_by": profile.signed_by},
+        values={**_spoken_out(kind, token.claims), "signed_by": profile.signed_by},
         roots=(profile.root_label,),
         report_data=next(profile.nonces(token.claims), b""),
         valid_from=window[0],
         valid_until=min((t for t in (window[1], expiry) if t is not None), default=None),
         notes=tuple(_unheard(token.claims, audience)),
     )
+
+
+def _spoken_out(kind: str, claims: dict[str, Any]) -> dict[str, Any]:
+    """Return the claims with what the issuer leaves out because it is empty.
+
+    Source: Google, "Confidential Space token claims": ``cmd_override`` holds the CMD commands and parameters that
+    override the image's; a token of a container that overrides none has no such claim.
+    """
+    submods = claims.get("submods")
+    container = submods.get("container") if isinstance(submods, dict) else None
+    if kind != "gcp-token" or not isinstance(submods, dict) or not isinstance(container, dict):
+        return claims
+    if "cmd_override" in container:
+        return claims
+    return {**claims, "submods": {**submods, "container": {**container, "cmd_override": []}}}
 
 
 def _audience(claims: dict[str, Any], audience: str | None) -> Iterator[Finding]:
