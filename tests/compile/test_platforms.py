@@ -94,7 +94,10 @@ def test_every_platform_that_trustee_has_is_accepted_by_it(name, version, smalle
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
-@pytest.mark.parametrize("version", codec.VERSIONS)
+@pytest.mark.parametrize(
+    "version",
+    [*(pytest.param(old, marks=pytest.mark.soak) for old in codec.VERSIONS[:-1]), codec.VERSIONS[-1]],
+)
 def test_every_platform_that_trustee_has_is_proved_for_it(name, version):
     form, target = trustee(form_of(*denied(platform_choice(name))), version)
     (one,) = produce(form, [target], NOW)
