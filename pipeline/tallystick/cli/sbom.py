@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tallystick.core.findings import Finding
     from tallystick.formats.cyclonedx import Document
     from tallystick.report.folder import ReleaseFolder
+    from tallystick.sbom.completeness import Score
     from tallystick.sbom.coverage import Coverage
 
 app = command_app("Show or check the SBOM of a release.")
@@ -48,6 +49,7 @@ def check(
         return
     from tallystick.report.folder import ReleaseFolder
     from tallystick.sbom import check as checks
+    from tallystick.sbom.completeness import scores
     from tallystick.sbom.coverage import cover
     from tallystick.sbom.parts import firmware_name
 
@@ -66,37 +68,32 @@ def check(
     if findings:
         count = f"{len(findings)} thing{'s' if len(findings) != 1 else ''}"
         raise NotGenuine(f"{directory}: the SBOM and the products differ in {count}", findings=findings)
-    emit(_verdict(folder, document, covered), _words(document, covered), as_json=as_json)
+    scored = scores(document)
+    emit(_verdict(folder, document, covered, scored), _words(document, covered, scored), as_json=as_json)
 
 
 def _check_file(path: Path, *, as_json: bool) -> None:
     from tallystick.core.files import read_file
     from tallystick.formats import cyclonedx
     from tallystick.sbom import check as checks
+    from tallystick.sbom.completeness import scores
 
     document = cyclonedx.parse(read_file(path, "SBOM", max_bytes=cyclonedx.MAX_BYTES))
     _refuse_document(checks.check_document(document))
     count = sum(1 for _ in cyclonedx.components(document))
+    scored = scores(document)
     found = {
         "spec_version": document["specVersion"],
         "components": count,
-        "completeness": _completeness(document),
+        "completeness": {score.standard: score.document() for score in scored},
     }
-    words = [f"CycloneDX {document['specVersion']}, {count} components: valid", *_score_words(document)]
+    words = [f"CycloneDX {document['specVersion']}, {count} components: valid", *_score_words(scored)]
     emit(found, "\n".join(words), as_json=as_json)
 
 
-def _completeness(document: Document) -> dict[str, Any]:
-    from tallystick.sbom.completeness import scores
-
-    return {score.standard: score.document() for score in scores(document)}
-
-
-def _score_words(document: Document) -> list[str]:
-    from tallystick.sbom.completeness import scores
-
+def _score_words(found: tuple[Score, ...]) -> list[str]:
     lines = []
-    for score in scores(document):
+    for score in found:
         lines.append(
             f"  {score.percent:>3} %  {score.title}: {score.met} of {len(score.elements)} elements whole"
         )
@@ -145,7 +142,9 @@ def _refuse_document(findings: tuple[Finding, ...]) -> None:
         raise error
 
 
-def _verdict(folder: ReleaseFolder, document: Document, covered: tuple[Coverage, ...]) -> dict[str, Any]:
+def _verdict(
+    folder: ReleaseFolder, document: Document, covered: tuple[Coverage, ...], scored: tuple[Score, ...]
+) -> dict[str, Any]:
     return {
         "release": str(folder.index.digest),
         "spec_version": document["specVersion"],
@@ -162,12 +161,12 @@ def _verdict(folder: ReleaseFolder, document: Document, covered: tuple[Coverage,
             }
             for one in covered
         ],
-        "completeness": _completeness(document),
+        "completeness": {score.standard: score.document() for score in scored},
         "findings": [],
     }
 
 
-def _words(document: Document, covered: tuple[Coverage, ...]) -> str:
+def _words(document: Document, covered: tuple[Coverage, ...], scored: tuple[Score, ...]) -> str:
     count = len(document.get("components") or [])
     lines = [f"CycloneDX {document['specVersion']}, {count} components: valid, and true of the products"]
     for one in covered:
@@ -175,7 +174,7 @@ def _words(document: Document, covered: tuple[Coverage, ...]) -> str:
             f"  {one.product:<10} {one.files:>6} files {one.size_bytes:>12,} bytes, "
             f"{one.unexplained_files} files and {one.unexplained_bytes} bytes unexplained"
         )
-    return "\n".join([*lines, *_score_words(document)])
+    return "\n".join([*lines, *_score_words(scored)])
 
 
 def _table(document: Document) -> str:

@@ -5,16 +5,15 @@ Source: C2SP tlog-witness, "HTTP interface".
 
 from __future__ import annotations
 
-import errno
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib import error, request
 
 from tallystick.core.errors import Malformed, Refused, Unreachable
 from tallystick.tlog import checkpoint as cp
+from tallystick.tlog.serving import serving as http_serving
 from tallystick.tlog.witness import MAX_REQUEST_BYTES, SIZE_TYPE, Reply, Witness, write_request
 
 _WAIT_SECONDS = 10
@@ -75,19 +74,8 @@ def serving(witness: Witness, host: str, port: int, clock: Callable[[], datetime
             self.end_headers()
             self.wfile.write(data)
 
-    try:
-        server = ThreadingHTTPServer((host, port), Face)
-    except OSError as failed:
-        code = "port.in-use" if failed.errno == errno.EADDRINUSE else "address.unusable"
-        raise Unreachable(f"{host}:{port}: {failed.strerror}", code=code) from None
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_serving(Face, host, port) as url:
+        yield url
 
 
 def _post(url: str, body: bytes) -> Reply:

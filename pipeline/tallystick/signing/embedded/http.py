@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-from tallystick.core.errors import Unreachable
 from tallystick.signing.embedded.front import MAX_BODY_BYTES, Answer, Front
+from tallystick.tlog.serving import serving as http_serving
 
 _WAIT_SECONDS = 30  # for a client that sends nothing
 
@@ -57,16 +56,5 @@ def serving(front: Front, host: str, port: int, clock: Callable[[], datetime]) -
             self.end_headers()
             self.wfile.write(answer.body)
 
-    try:
-        server = ThreadingHTTPServer((host, port), Face)
-    except OSError as error:
-        code = "port.in-use" if error.errno == errno.EADDRINUSE else "address.unusable"
-        raise Unreachable(f"{host}:{port}: {error.strerror}", code=code) from None
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_serving(Face, host, port) as url:
+        yield url
