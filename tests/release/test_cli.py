@@ -12,6 +12,7 @@ from sbom import builds
 
 from tallystick.cli.app import _run
 from tallystick.release import gates, index, keys
+from tallystick.release.diff import Difference
 from tallystick.signing import trust as trust_file
 
 
@@ -101,6 +102,21 @@ def test_the_gates_are_shown_one_by_one(place, capsys):
     assert "[release.quorum.missing]" in said
 
 
+def test_the_gates_alone_need_no_key_and_change_nothing(place, tally):
+    """What a CI job runs, which holds nobody's key."""
+    release = place / "release"
+    shutil.rmtree(place / "work/people")
+    before = {path: path.read_bytes() for path in (place / "work").rglob("*") if path.is_file()}
+    checked = tally("promote", release, "--channel", "staging", "--check")
+    assert [gate["passed"] for gate in checked["gates"]] == [True] * len(gates.NAMES)
+    shutil.rmtree(release / "links")
+    refused = tally("promote", release, "--channel", "staging", "--check", code=6)
+    assert {finding["code"] for finding in refused["error"]["findings"]} >= {"release.quorum.missing"}
+    assert {path: path.read_bytes() for path in (place / "work").rglob("*") if path.is_file()} == before
+    nobody = tally("promote", release, "--channel", "staging", code=2)
+    assert nobody["error"]["code"] == "promote.who"
+
+
 def test_a_restored_backup_of_a_channel_is_refused(place, tally):
     """The marks lie apart from the channel, and remember."""
     shutil.copytree(place / "work/channels/staging", place / "backup")
@@ -160,6 +176,22 @@ def test_diff_says_which_component_changed(place, tally, capsys):
     capsys.readouterr()
     assert _run(["diff", str(release), str(place / "other")]) == 0
     assert "cbor2 6.3.0: same source, other files (1 file)" in capsys.readouterr().out
+    assert _run(["diff", str(release), str(place / "other"), "--markdown"]) == 0
+    comment = capsys.readouterr().out
+    assert comment.startswith("### 1 measurement(s) changed")
+    assert comment.count("```") == 2
+    assert "cbor2 6.3.0: same source" in comment.partition("```text")[2]
+
+
+def test_a_comment_can_not_leave_its_code_block(place):
+    """What a pull request's author names a component is shown to reviewers, never rendered."""
+    from tallystick.cli import diff
+
+    old, new = (diff.side(place / "release") for _ in range(2))
+    evil = Difference(inputs=("seeds/``` ````\n<img src=x>",), products=(), measurements=())
+    comment = diff._markdown(old.index, new.index, evil)
+    assert comment.endswith("`````")
+    assert comment.index("`````text") < comment.index("<img")
 
 
 def test_trace_walks_from_a_file_to_the_promotion(place, tally, capsys):

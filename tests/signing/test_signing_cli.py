@@ -275,6 +275,11 @@ def test_signing_needs_a_signer_and_a_release(made, release, tmp_path):
     assert refused("sign", release, "--workdir", folder) == (Exit.MISUSE, "sign.who")
     both = ("--as", "alice", "--trust-config", tmp_path / "x")
     assert refused("sign", release, *both, "--workdir", folder) == (Exit.MISUSE, "sign.who")
+    assert refused("sign", release, "--as", "alice", "--keyless", "--workdir", folder) == (
+        Exit.MISUSE,
+        "sign.who",
+    )
+    assert refused("sign", release, "--keyless") == (Exit.MISUSE, "sign.token")
     assert refused("sign", release, "--as", "dave", "--workdir", folder) == (Exit.MISUSE, "person.unknown")
     assert refused("sign", tmp_path, "--as", "alice", "--workdir", folder)[0] == Exit.MISUSE
     assert refused("sign", release, "--as", "alice", "--workdir", tmp_path / "none")[0] == Exit.MISUSE
@@ -298,6 +303,29 @@ def test_signing_against_a_sigstore_over_http(release, tmp_path):
     down = refused(*real, "--identity-token", keyless.token(), "--replace")
     assert down == (Exit.UNREACHABLE, "sigstore.unreachable")
     assert files(release) == before
+
+
+def test_the_public_sigstore_is_found_by_tuf(release, monkeypatch, tmp_path):
+    """With no network it is unreachable; what its TUF repository says is what signing is given."""
+    from functools import partial
+
+    from sigstore.models import ClientTrustConfig
+
+    from tallystick.signing import sigstore
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        ClientTrustConfig, "production", partial(ClientTrustConfig.from_tuf, "http://127.0.0.1:1")
+    )
+    token = ("--identity-token", "eyJ.e30.")
+    assert refused("sign", release, "--keyless", *token) == (Exit.UNREACHABLE, "sigstore.unreachable")
+    known = partial(ClientTrustConfig.from_tuf, "https://tuf-repo-cdn.sigstore.dev", offline=True)
+    monkeypatch.setattr(ClientTrustConfig, "production", known)
+    config = json.loads(sigstore.public_trust_config())
+    assert config["signingConfig"]["caUrls"][0]["url"] == "https://fulcio.sigstore.dev"
+    assert refused("sign", release, "--keyless", *token) == (Exit.MALFORMED, "malformed")  # the token
 
 
 # verify a release

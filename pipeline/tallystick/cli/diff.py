@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from tallystick.cli.output import JsonFlag, command_app, emit
 if TYPE_CHECKING:
     from tallystick.build.contents import ComponentChange
     from tallystick.release.diff import Difference, ProductChange, Side
+    from tallystick.release.records import Index
 
 app = command_app()
 
@@ -20,6 +22,7 @@ app = command_app()
 def diff(
     before: Annotated[Path, typer.Argument(metavar="A", help="A release directory.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another release directory.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Say how release B differs from A: inputs, components of each product, and measurements.
@@ -28,8 +31,10 @@ def diff(
     """
     from tallystick.release.diff import compare
 
-    found = compare(side(before), side(after))
-    emit(_document(found), _words(found), as_json=as_json)
+    old, new = side(before), side(after)
+    found = compare(old, new)
+    words = _markdown(old.index, new.index, found) if markdown else _words(found)
+    emit(_document(found), words, as_json=as_json)
 
 
 def side(folder: Path) -> Side:
@@ -92,6 +97,23 @@ def _component(change: ComponentChange) -> dict[str, Any]:
         "files": [file.path for file in change.files],
         "words": change.words,
     }
+
+
+def _markdown(before: Index, after: Index, found: Difference) -> str:
+    """Return the difference as GitHub and GitLab show it. What the releases say stands in a code block alone."""
+    heading = (
+        "No measurement changed"
+        if not found.measurements
+        else (
+            f"{len(found.measurements)} measurement(s) changed: policies that name the old ones refuse the new image"
+        )
+    )
+    said = _words(found)
+    fence = "`" * (3 + max((len(run) for run in re.findall("`+", said)), default=0))
+    return (
+        f"### {heading}\n\n| release | digest |\n|---|---|\n"
+        f"| before | `{before.digest}` |\n| after | `{after.digest}` |\n\n{fence}text\n{said}\n{fence}"
+    )
 
 
 def _words(found: Difference) -> str:

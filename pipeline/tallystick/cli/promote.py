@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tallystick.cli.desks import As, ChannelName, TrustFile, Workdir
+from tallystick.cli.desks import ChannelName, TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ def promote(
         Path, typer.Argument(metavar="DIR", help="A signed release, or a folder that `tally compile` wrote.")
     ],
     channel: ChannelName,
-    name: As,
+    name: Annotated[
+        str | None, typer.Option("--as", help="Who acts: a person of the work directory, such as alice.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only run the gates: no key is needed, and nothing is proposed.")
+    ] = False,
     workdir: Workdir = None,
     trust: TrustFile = None,
     witness: Annotated[
@@ -65,6 +70,11 @@ def promote(
         message = f"{folder} is neither a release (index.json) nor a compiled policy (compiled.json)"
         raise Misuse(message, code="promote.what")
     desk = desks.open_desk(channel, workdir, trust, clock.now())
+    if check:
+        _check(desk, folder, tuple(advisories or ()), source_vsa, is_release=is_release, as_json=as_json)
+        return
+    if name is None:
+        raise Misuse("name who proposes: --as NAME, or --check to run the gates alone", code="promote.who")
     author = desks.person_key(workdir, name)
     if is_release:
         logged = _logged(workdir, rekor, witness or [])
@@ -79,6 +89,32 @@ def promote(
     }
     words = desks.change_words(outcome.change, live=outcome.live)
     emit(document, f"proposed for {channel}: {words}", as_json=as_json)
+
+
+def _check(
+    desk: Desk,
+    folder: Path,
+    advisories: tuple[Path, ...],
+    source_vsa: Path | None,
+    *,
+    is_release: bool,
+    as_json: bool,
+) -> None:
+    """Run the gates, as a CI job does before it asks people to promote."""
+    from tallystick.core.errors import Misuse
+    from tallystick.release import promote as promotion
+
+    if not is_release:
+        raise Misuse("--check runs the gates of a release; a compiled policy has none", code="promote.what")
+    gates = promotion.check_release(desk, folder, _show, advisories, _read_vsa(source_vsa))
+    document = {"channel": desk.channel, "gates": [_gate_document(gate) for gate in gates]}
+    emit(document, f"{len(gates)} gates of {desk.channel} passed; nothing was proposed", as_json=as_json)
+
+
+def _read_vsa(path: Path | None) -> bytes | None:
+    from tallystick.core.files import read_file
+
+    return None if path is None else read_file(path, "Source VSA", max_bytes=_MAX_POLICY_FILE_BYTES)
 
 
 def _logged(workdir: Path | None, rekor: str | None, witnesses: list[str]) -> Logged:
@@ -106,18 +142,15 @@ def _release(
     source_vsa: Path | None,
 ) -> Outcome:
     from tallystick.cli import desks
-    from tallystick.core.files import read_file
     from tallystick.release import promote as promotion
-
-    vouched = None
-    if source_vsa is not None:
-        vouched = read_file(source_vsa, "Source VSA", max_bytes=_MAX_POLICY_FILE_BYTES)
 
     def sign(payload: bytes) -> bytes:
         with desks.signer(workdir, author.name, desk.now) as signer:
             return signer.statement(payload)
 
-    return promotion.propose_release(desk, folder, author, sign, _show, logged, advisories, vouched)
+    return promotion.propose_release(
+        desk, folder, author, sign, _show, logged, advisories, _read_vsa(source_vsa)
+    )
 
 
 def _policy(desk: Desk, folder: Path, author: Signatory) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,17 @@ _MAX_TOKEN_BYTES = 1 << 16
 _MAX_CONFIG_BYTES = 16 << 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Who:
+    """Who signs, as the options name them."""
+
+    name: str | None
+    workdir: Path | None
+    keyless: bool
+    trust_config: Path | None
+    identity_token: str | None
+
+
 @app.command()
 def sign(
     release: Annotated[
@@ -39,6 +51,10 @@ def sign(
             "--workdir", help="The work directory. Default: $TALLY_HOME, else ~/.local/share/tallystick."
         ),
     ] = None,
+    keyless: Annotated[
+        bool,
+        typer.Option("--keyless", help="Sign with the public Sigstore, by the OIDC token of the CI system."),
+    ] = False,
     trust_config: Annotated[
         Path | None,
         typer.Option("--trust-config", help="Sign with this Sigstore instead: its ClientTrustConfig."),
@@ -47,7 +63,7 @@ def sign(
         str | None,
         typer.Option(
             "--identity-token",
-            help="With --trust-config: an OIDC token, or a file with one. Default: the CI system's own.",
+            help="With --keyless or --trust-config: an OIDC token, or a file with one. Default: the CI system's own.",
         ),
     ] = None,
     statement: Annotated[
@@ -59,30 +75,28 @@ def sign(
     replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Sign every statement of a release, and its index, into RELEASE/bundles; or a file, into FILE.sigstore.json."""
+    """Sign every statement of a release, and its index, into RELEASE/bundles; or a file, into FILE.sigstore.json.
+
+    Keyless, the certificate names the workflow that runs, or whomever else the OIDC token is about.
+    """
     from tallystick.cli import clock
     from tallystick.release import index as indexes
 
-    if (name is None) == (trust_config is None):
-        raise Misuse("name who signs: --as NAME, or --trust-config FILE for a real Sigstore", code="sign.who")
+    who = _Who(
+        name=name, workdir=workdir, keyless=keyless, trust_config=trust_config, identity_token=identity_token
+    )
+    if (name is not None) == (keyless or trust_config is not None):
+        message = "name who signs: --as NAME, or --keyless for the public Sigstore, or --trust-config FILE for another"
+        raise Misuse(message, code="sign.who")
     if release.is_file():
-        _sign_file(
-            release,
-            name,
-            workdir,
-            trust_config,
-            identity_token,
-            statement=statement,
-            replace=replace,
-            as_json=as_json,
-        )
+        _sign_file(release, who, statement=statement, replace=replace, as_json=as_json)
         return
     if (release / "bundles").exists() and not replace:
         raise Misuse(f"{release} is signed already; --replace signs it again", code="sign.already")
     index = indexes.read(release)
     indexes.check(release, index)
     now = clock.now()
-    with _signer(release, name, workdir, trust_config, identity_token, now) as signer:
+    with _signer(release, who, now) as signer:
         bundles = _sign(release, index, signer)
     identity = _look_again(bundles, signer.trusted_root, now)
     _write(release, bundles)
@@ -96,17 +110,7 @@ def sign(
     emit(document, words, as_json=as_json)
 
 
-def _sign_file(
-    path: Path,
-    name: str | None,
-    workdir: Path | None,
-    trust_config: Path | None,
-    token: str | None,
-    *,
-    statement: bool,
-    replace: bool,
-    as_json: bool,
-) -> None:
+def _sign_file(path: Path, who: _Who, *, statement: bool, replace: bool, as_json: bool) -> None:
     """Sign one file: advisories, a policy, whatever else people want to know the signer of."""
     from tallystick.cli import clock
     from tallystick.core.files import read_file, write_file
@@ -117,7 +121,7 @@ def _sign_file(
     if place.exists() and not replace:
         raise Misuse(f"{path} is signed already; --replace signs it again", code="sign.already")
     data, now = read_file(path, "file", max_bytes=_MAX_STATEMENT_BYTES), clock.now()
-    with _signer(None, name, workdir, trust_config, token, now) as signer:
+    with _signer(None, who, now) as signer:
         bundle = signer.source_statement(data) if statement else signer.file(data)
     identity = sigstore.signer_of(bundle)
     write_file(place, bundle)
@@ -199,29 +203,23 @@ def _check_claim(release: Path, workdir: Path, name: str) -> None:
         raise Refused(message, code="sign.builder-id")
 
 
-def _signer(
-    release: Path | None,
-    name: str | None,
-    workdir: Path | None,
-    trust_config: Path | None,
-    token: str | None,
-    now: datetime,
-) -> AbstractContextManager[Signer]:
+def _signer(release: Path | None, who: _Who, now: datetime) -> AbstractContextManager[Signer]:
     """Return the signer that the options name."""
     from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.core.files import read_file
     from tallystick.signing import sigstore
 
-    if name is not None:
-        folder = workdirs.place(workdir)
+    if who.name is not None:
+        folder = workdirs.place(who.workdir)
         if release is not None:
-            _check_claim(release, folder, name)
-        return sigstore.embedded(folder, name, now, passphrase.secret)
-    if trust_config is None:
-        raise Misuse("--identity-token goes with --trust-config", code="sign.who")
-    config = read_file(trust_config, "client trust config", max_bytes=_MAX_CONFIG_BYTES)
-    return sigstore.keyless(config, _token(token))
+            _check_claim(release, folder, who.name)
+        return sigstore.embedded(folder, who.name, now, passphrase.secret)
+    if who.trust_config is None:
+        token = _token(who.identity_token)
+        return sigstore.keyless(sigstore.public_trust_config(), token)
+    config = read_file(who.trust_config, "client trust config", max_bytes=_MAX_CONFIG_BYTES)
+    return sigstore.keyless(config, _token(who.identity_token))
 
 
 def _token(given: str | None) -> str:

@@ -63,17 +63,7 @@ def propose_release(
         person = changes.member(state, author)
         _check_free(desk, state, roles.RELEASES)
         policies = desk.policies(state)
-        asked = gates.Asked(
-            folder=folder,
-            settings=state.settings,
-            revoked=policies.revoked,
-            trust=desk.trust,
-            now=desk.now,
-            people=state.people,
-            asked_platforms=policy_platforms(policies),
-            advisories=advisories,
-            source_vsa=source_vsa,
-        )
+        asked = _asked(desk, state, policies, folder, advisories, source_vsa)
         passed, release = gates.run(asked, show)
         gates.require(passed)
         if release is None:
@@ -108,6 +98,45 @@ def propose_release(
             beside.add(folder, path, data)
         change = changes.describe(state, roles.RELEASES, proposed)
     return Outcome(change=change, live=False, gates=passed, high_water=policies.high_water)
+
+
+def check_release(
+    desk: Desk,
+    folder: Path,
+    show: Show = lambda gate: None,
+    advisories: tuple[Path, ...] = (),
+    source_vsa: bytes | None = None,
+) -> tuple[Gate, ...]:
+    """Run the gates of :func:`propose_release` alone: nobody's key is needed, and nothing is changed.
+
+    Raises:
+        Refused, NotGenuine: a gate did not pass.
+    """
+    state = desk.state()
+    passed, _ = gates.run(_asked(desk, state, desk.policies(state), folder, advisories, source_vsa), show)
+    gates.require(passed)
+    return passed
+
+
+def _asked(
+    desk: Desk,
+    state: State,
+    policies: VerifiedPolicies,
+    folder: Path,
+    advisories: tuple[Path, ...],
+    source_vsa: bytes | None,
+) -> gates.Asked:
+    return gates.Asked(
+        folder=folder,
+        settings=state.settings,
+        revoked=policies.revoked,
+        trust=desk.trust,
+        now=desk.now,
+        people=state.people,
+        asked_platforms=policy_platforms(policies),
+        advisories=advisories,
+        source_vsa=source_vsa,
+    )
 
 
 def policy_platforms(policies: VerifiedPolicies) -> tuple[str, ...]:

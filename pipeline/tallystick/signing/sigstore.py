@@ -145,6 +145,18 @@ def keyless(trust_config: bytes, token: str) -> Iterator[Signer]:
         yield Signer(signer, trusted_root)
 
 
+def public_trust_config() -> bytes:
+    """Return the ClientTrustConfig of the public Sigstore (sigstore.dev), refreshed by TUF from sigstore-python's root.
+
+    Raises:
+        Unreachable: it can not be had (``sigstore.unreachable``).
+    """
+    from sigstore.models import ClientTrustConfig
+
+    with _naming():
+        return ClientTrustConfig.production()._inner.to_json().encode()
+
+
 def ambient_token() -> str | None:
     """Return the OIDC token that the CI system around us gives, or None when there is none.
 
