@@ -8,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
-from tallystick.broker import recorded
+from tallystick.broker import again, recorded
 from tallystick.broker.config import Home
-from tallystick.broker.decisions import Kind, check_opens, codes, parse_leaf, parse_record
-from tallystick.broker.policies import LoadedPolicy, PolicyState, loaded
+from tallystick.broker.decisions import Kind, check_opens, parse_leaf, parse_record
+from tallystick.broker.policies import LoadedPolicy
 from tallystick.broker.releasing import judge
 from tallystick.broker.sessions import Attested
 from tallystick.broker.store import Store
 from tallystick.core.digests import Digest
-from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.handshake.teekey import TeePublicKey
-from tallystick.policy import document
 from tallystick.policy.normal import PermittedRelease
 from tallystick.tlog.log import Log
 
@@ -97,19 +94,8 @@ def _again(store: Store, log: Log, record: Mapping[str, Any], policy: LoadedPoli
     if policy is None or "attestation" not in record:
         return None
     attested = _attested(store, log, record["attestation"])
-    state = PolicyState(
-        channel=record["channel"],
-        version=record["channel_version"],
-        expires=datetime.fromisoformat(record["at"]),
-        revoked=tuple(record["details"]["revoked"]),
-        policies=(policy,),
-        by_key=MappingProxyType({rule.key: policy for rule in policy.live.form.keys}),
-        unusable=(),
-    )
-    verdict = judge(record["key"], attested, state, now=datetime.fromisoformat(record["at"]))
-    if record["kind"] == Kind.RELEASE.value or record["details"].get("withheld"):
-        return verdict.allowed
-    return not verdict.allowed and codes(verdict.findings) == record["codes"]
+    state = again.state_with(record, [policy], revoked=record["details"]["revoked"])
+    return again.same(record, judge(record["key"], attested, state, now=datetime.fromisoformat(record["at"])))
 
 
 def _attested(store: Store, log: Log, attestation: str) -> Attested:
@@ -128,16 +114,7 @@ def _attested(store: Store, log: Log, attestation: str) -> Attested:
 def _policy(store: Store, record: Mapping[str, Any]) -> LoadedPolicy | None:
     """Return the policy that decided, as it stood then."""
     named = record.get("policy")
-    if named is None:
-        return None
-    digest = Digest.parse(named)
-    data = store.policy(digest.value)
-    if data is None or Digest.of(data) != digest:
-        got = "no policy" if data is None else str(Digest.of(data))
-        finding = Finding("policy.record", "policy of the decision", str(digest), got)
-        raise NotGenuine(finding.message, findings=[finding])
-    gone = frozenset(map(Digest.parse, record["details"].get("gone", ())))
-    return loaded(data, document.read(data), gone)
+    return again.policy_of(record, None if named is None else store.policy(Digest.parse(named).value))
 
 
 def _named(policy: LoadedPolicy | None, digest: str | None) -> PermittedRelease | None:
