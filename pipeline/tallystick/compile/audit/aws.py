@@ -16,7 +16,7 @@ from tallystick.compile.logic.tests import Among, Present
 from tallystick.compile.targets.aws_kms import actions, document, model
 from tallystick.compile.targets.aws_kms.document import ConditionEntry, KeyPolicy, Statement
 from tallystick.compile.targets.aws_kms.operators import Operator, operator
-from tallystick.compile.targets.aws_kms.target import request
+from tallystick.compile.targets.aws_kms.prove import request
 from tallystick.compile.targets.aws_kms.words import SPELLING, WORDS
 
 _ZERO, _OTHER = "0" * 96, "ab" * 48

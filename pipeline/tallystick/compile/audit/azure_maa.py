@@ -15,7 +15,7 @@ from tallystick.compile.logic.formula import Atom, Value, negated
 from tallystick.compile.logic.tests import Among, Present
 from tallystick.compile.targets.azure_skr import attestation, authorised
 from tallystick.compile.targets.azure_skr.attestation import AttestationPolicy, Condition
-from tallystick.compile.targets.azure_skr.target import token
+from tallystick.compile.targets.azure_skr.prove import token
 
 _VERSION = re.compile(rb"^\s*version\s*=\s*[0-9.]+\s*;")
 _LIMITS = (

@@ -17,7 +17,7 @@ from tallystick.compile.logic.formula import Atom, Formula
 from tallystick.compile.logic.tests import Among
 from tallystick.compile.targets.azure_skr import document
 from tallystick.compile.targets.azure_skr.document import Reading, ReleasePolicy
-from tallystick.compile.targets.azure_skr.target import token
+from tallystick.compile.targets.azure_skr.prove import token
 from tallystick.compile.targets.azure_skr.words import WORDS
 
 _LIMITS = (

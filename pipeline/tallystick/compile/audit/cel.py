@@ -15,7 +15,7 @@ from tallystick.compile.logic.formula import TRUE, Atom, Formula, Value, atoms, 
 from tallystick.compile.logic.tests import Among, Present
 from tallystick.compile.targets.gcp_wif import cel
 from tallystick.compile.targets.gcp_wif.cel import Call, Expression
-from tallystick.compile.targets.gcp_wif.target import token
+from tallystick.compile.targets.gcp_wif.prove import token
 from tallystick.compile.targets.gcp_wif.truth import Inexact, Truth, shown, truth
 from tallystick.compile.targets.gcp_wif.words import DIGEST, OMITTED, WORDS
 from tallystick.core.errors import Malformed

@@ -97,30 +97,3 @@ def unreadable(target: str, file: str, want: str, got: str) -> Unproven:
     """Return the error for a file that is not what was emitted; the caller raises it."""
     finding = Finding("prove.unreadable", f"{target}: {file}", want=want, got=got)
     return Unproven(finding.message, findings=[finding])
-
-
-def require_files(target: str, files: Mapping[str, bytes], names: Iterable[str]) -> None:
-    """Check that ``files`` are exactly these.
-
-    Raises:
-        Unproven: one is missing, or there is another.
-    """
-    wanted = sorted(names)
-    if sorted(files) != wanted:
-        got = ", ".join(sorted(files)) or "nothing"
-        finding = Finding("prove.files", target, want=", ".join(wanted), got=got)
-        raise Unproven(finding.message, findings=[finding])
-
-
-def require_same(
-    target: str, files: Mapping[str, bytes], emitted: Mapping[str, bytes], names: Iterable[str]
-) -> None:
-    """Check that files which no engine reads, but people, are byte for byte what is emitted.
-
-    Raises:
-        Unproven: one differs.
-    """
-    for name in names:
-        if files[name] != emitted[name]:
-            finding = Finding("prove.text", f"{target}: {name}", want="what is emitted", got="another text")
-            raise Unproven(finding.message, findings=[finding])
