@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sigstore": ("sigstore", "Serve the embedded Sigstore to other people's clients."),
     "witness": ("witness", "Be a witness of transparency logs."),
     "verify": ("verify", "Verify a release, or any Sigstore bundle, offline."),
+    "model": ("model", "Sign a model, or verify its signature (OpenSSF Model Signing)."),
     "push": ("push", "Push a release into a container registry."),
     "pull": ("pull", "Pull a release out of a container registry."),
     "promote": ("promote", "Propose a release or a compiled policy for a channel."),
@@ -52,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "broker": ("broker", "Run and manage the key broker."),
     "attest": ("attest", "In a guest: collect evidence, ask for a key, unwrap it."),
     "explain": ("explain", "Say why a decision was what it was."),
+    "whatif": ("whatif", "Replay recorded evidence against a new policy."),
     "report": ("report", "Write the pages that people read."),
 }
 
