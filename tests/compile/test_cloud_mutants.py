@@ -38,9 +38,7 @@ def caught(made: World, files: Mapping[str, bytes]) -> bool:
 
 
 def seen(made: World, files: Mapping[str, bytes]) -> bool:
-    module = importlib.import_module(
-        f"tallystick.compile.targets.{made.choice.name.replace('-', '_')}.prove"
-    )
+    module = importlib.import_module(f"tallystick.compile.targets.{made.choice.name.replace('-', '_')}.prove")
     try:
         module.evaluate(files, made.form, made.choice)
     except Unproven:

@@ -61,7 +61,8 @@ def survivors(name: str, chosen) -> list[str]:
     alive = []
     for what, files in chosen:
         try:
-            backend(name.split("-")[0]).prove(files, found, target, NOW)
+            evaluate = trustee_prove.evaluate if name.startswith("trustee") else backend("broker").prove
+            evaluate(files, found, target, NOW)
         except Unproven:
             continue
         if not EQUIVALENT.search(what):

@@ -10,11 +10,12 @@ from typing import Any
 
 from tallystick.compile.errors import Inexpressible
 from tallystick.compile.targets.base import Emitted, Lack
+from tallystick.compile.targets.common import papers, view
 from tallystick.compile.targets.trustee import codec, conditions, limits, rego
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.readme import readme
 from tallystick.core.errors import Unsupported
-from tallystick.core.expect import Exactly, Expect, Waived
+from tallystick.core.expect import Exactly
 from tallystick.core.findings import Finding
 from tallystick.policy import document
 from tallystick.policy.constraints import constraints, told, unplaced
@@ -24,8 +25,7 @@ NAME = "trustee"
 AS_POLICY = "as_default_cpu.rego"
 GPU_POLICY = "as_default_gpu.rego"
 RESOURCE_POLICY = "resource_policy.rego"
-RESIDUAL = "residual.json"
-README = "README.md"
+RESIDUAL, README = papers.RESIDUAL, papers.README
 _QUOTES = frozenset({"tpm-quote", "azure-snp-vtpm", "azure-tdx-vtpm"})
 # What the deployment must be set to where a verifier leaves it open.
 _ASSUMED = {
@@ -115,7 +115,7 @@ def emit(form: NormalForm, choice: TrusteeTarget) -> Emitted:
     files = {
         AS_POLICY: rego.evidence_policy(appraisal).encode("utf-8"),
         RESOURCE_POLICY: rego.resource_policy(appraisal).encode("utf-8"),
-        RESIDUAL: _residual(form, choice, whys),
+        RESIDUAL: papers.residual(form, NAME, f"{NAME} {choice.version}", whys, assumptions(choice, form)),
     }
     if appraisal.devices:
         files[GPU_POLICY] = rego.device_policy(appraisal).encode("utf-8")
@@ -134,7 +134,6 @@ def emit(form: NormalForm, choice: TrusteeTarget) -> Emitted:
 
 def appraisal_of(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk], rego.Appraisal]:
     """Return what goes into the RVPS, and what the policies are made from."""
-    waived = {r.requirement: r.waived for r in form.residuals if r.target == NAME}
     asked = told(form, NAME)
     chunks, rows = _chunks(asked, choice)
     found = [(rule, codec.tee(choice.version, rule.evidence_kind)) for rule in asked.platforms]
@@ -145,9 +144,9 @@ def appraisal_of(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk],
             policy_digest=str(form.policy_digest),
             channel=form.channel,
             normal_form=str(document.digest(form)),
-            not_after=min([form.not_after, *(w.until for w in waived.values() if isinstance(w, Waived))]),
+            not_after=view.end(form, NAME),
             releases=form.releases,
-            residuals=tuple(f"{name}: {_decision(waived[name])}" for name in sorted(waived)),
+            residuals=tuple(papers.not_checked(form, NAME)),
         ),
         rows=rows,
         tees=tuple((rule.platform, tee.name) for rule, tee in tees),
@@ -239,31 +238,6 @@ def _message(chunk: _Chunk) -> bytes:
     payload = json.dumps({chunk.name: chunk.rows}, sort_keys=True, separators=(",", ":")).encode()
     message = {"payload": base64.b64encode(payload).decode(), "type": "sample", "version": "0.1.0"}
     return (json.dumps(message, sort_keys=True, indent=1) + "\n").encode()
-
-
-def _residual(form: NormalForm, choice: TrusteeTarget, whys: dict[str, str]) -> bytes:
-    found = [
-        {
-            "requirement": residual.requirement,
-            "why": whys[residual.requirement],
-            **document.expectation_document(residual.waived),
-        }
-        for residual in form.residuals
-        if residual.target == NAME
-    ]
-    out = {
-        "schema": "tallystick/residual/v1",
-        "target": f"{NAME} {choice.version}",
-        "not_checked": found,
-        "assumed": list(assumptions(choice, form)),
-    }
-    return (json.dumps(out, indent=2) + "\n").encode()
-
-
-def _decision(waived: Expect) -> str:
-    if not isinstance(waived, Waived):
-        raise ValueError("a residual is a waiver")
-    return f"{waived.decision}, decided by {waived.decided_by}"
 
 
 def _check_room(form: NormalForm, files: dict[str, bytes]) -> None:

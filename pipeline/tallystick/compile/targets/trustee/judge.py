@@ -14,11 +14,11 @@ from typing import Any
 
 from tallystick.compile.domain import MOST_DEVIATIONS, Case, Oracle, cases, released
 from tallystick.compile.errors import Unproven
+from tallystick.compile.targets.common import view
 from tallystick.compile.targets.trustee import codec, emit, simulate, tried
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.engines import Engine, RegoError, Regorus
 from tallystick.compile.targets.trustee.simulate import Denied, allows, appraisal, resource, tcb_claims
-from tallystick.core.expect import Waived
 from tallystick.core.findings import Finding
 from tallystick.formats.ear import Tier
 from tallystick.policy.constraints import told
@@ -39,8 +39,7 @@ class Judge:
         now: datetime,
     ) -> None:
         self.texts, self.values, self.form, self.choice = texts, values, form, choice
-        waived = [r for r in form.residuals if r.target == emit.NAME]
-        self.end = min([form.not_after, *(r.waived.until for r in waived if isinstance(r.waived, Waived))])
+        self.end = view.end(form, emit.NAME)
         self.now = min(now, self.end - timedelta(hours=1))
         self.keys = [rule.key for rule in form.keys]
         self.told = told(form, emit.NAME)

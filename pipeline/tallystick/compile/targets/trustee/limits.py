@@ -41,7 +41,6 @@ BUILTINS = frozenset(
 OWN = frozenset({"accompanied"})  # functions that the resource policy defines itself
 EXTENSION = "query_reference_value"
 
-_HEAD = re.compile(r"^(?:default )?[a-zA-Z_][\w.]*(?: contains [\w.]+)?(?:\([^)]*\))?", re.MULTILINE)
 _CALL = re.compile(r"(?<![\w\]])([A-Za-z_][\w.]*)\(")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`\n]*`')
 _COMMENT = re.compile(r"#[^\n]*")  # of a text whose strings are emptied
@@ -60,16 +59,6 @@ def strings_of(text: str) -> list[str]:
 def without_comments(text: str) -> str:
     """Return the policy without its comments; strings stay, and hold no ``#``."""
     return _COMMENT.sub("", text)
-
-
-def comments_of(text: str) -> list[str]:
-    """Return every comment, in order."""
-    return [line for line in _COMMENT.findall(_STRING.sub('""', text)) if line != "#"]
-
-
-def heads_of(text: str) -> list[str]:
-    """Return the head of every rule, in order: what is decided, and how often."""
-    return _HEAD.findall(code_of(text))
 
 
 def check(name: str, text: str) -> Iterator[Finding]:
