@@ -82,7 +82,9 @@ def test_shards_are_hashed_range_by_range(folder, kind):
     found = models.read(folder, made)
     digests = {one.name: one.digest for one in found.manifest.resources}
     data = FILES["model-1.safetensors"]
-    assert digests["model-1.safetensors:2000:3000"] == hashlib.new(kind.label, data[2000:]).hexdigest()
+    second = kind.hasher()
+    second.update(memoryview(data)[2000:])
+    assert digests["model-1.safetensors:2000:3000"] == second.hexdigest()
     assert not any(name.startswith("empty.txt") for name in digests)
     assert found.digest == models.read(folder).digest  # however it is serialised
     assert oms.parse(intoto.parse(found.manifest.statement())) == found.manifest
@@ -244,7 +246,7 @@ def test_the_command_writes_a_statement_and_holds_the_model_against_it(folder, t
     [
         (["model", "/nonexistent"], 2),
         (["model", ".", "--method", "tar"], 2),
-        (["model", ".", "--hash", "blake3"], 4),
+        (["model", ".", "--hash", "md5"], 4),
         (["model", ".", "--ignore", "../x"], 3),
         (["model", ".", "--shard-size", "5"], 2),
         (["initdata", __file__], 3),

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli import model_options
 from tallystick.cli.output import JsonFlag, emit, progress
 from tallystick.core.errors import Misuse, Unsupported
 
 if TYPE_CHECKING:
-    from tallystick.formats.oms import Serialization
     from tallystick.measure.model import Model
 
 _MAX_EVIDENCE_BYTES = 64 << 20
@@ -76,13 +76,15 @@ def cce(
 
 def model(
     path: Annotated[Path, typer.Argument(help="The model: a folder, or one file.")],
-    method: Annotated[str, typer.Option(help="OMS serialisation: files or shards.")] = "files",
-    hash_type: Annotated[str, typer.Option("--hash", help="OMS hash: sha256 or blake2b.")] = "sha256",
-    shard_size: Annotated[int, typer.Option(help="Bytes of a shard. Default: 1,000,000,000.")] = 0,
-    ignore: Annotated[list[str] | None, typer.Option(help="Path that is left out; repeatable.")] = None,
+    method: model_options.Method = "files",
+    hash_type: model_options.HashName = "sha256",
+    shard_size: model_options.ShardSize = 0,
+    ignore: model_options.Ignore = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="OMS bundle or statement that the model must be. No signature is checked."),
+        typer.Option(
+            help="OMS bundle or statement that the model must be. Its signature: `tally model verify`."
+        ),
     ] = None,
     init_data: Annotated[
         Path | None, typer.Option("--initdata", help="Init-data that must bind the model.")
@@ -103,7 +105,7 @@ def model(
 
     signed = None if manifest is None else oms.from_file(read_file(manifest, "OMS manifest"), str(manifest))
     made = (
-        _serialization(method, hash_type, shard_size, ignore or [])
+        model_options.serialization(method, hash_type, shard_size, ignore or [])
         if signed is None
         else signed.serialization
     )
@@ -111,10 +113,10 @@ def model(
         raise Misuse(
             "--manifest says how it was made: no --method, --hash, --shard-size or --ignore beside it"
         )
-    found = calculator.read(path, _without(made, path, manifest))
+    found = calculator.read(path, model_options.without(made, path, manifest))
     if signed is not None:
         calculator.check(found, signed)
-        progress("every file is the manifest's; who signed it is what `tally verify` says")
+        progress("every file is the manifest's; who signed it is what `tally model verify` says")
     if init_data is not None:
         data = read_file(init_data, "init-data", max_bytes=hostdata.MAX_BYTES)
         calculator.check_init_data(found, hostdata.init_data(data).data)
@@ -162,31 +164,6 @@ def _words(found: Model) -> str:
             f"initdata  [data] {calculator.INIT_DATA_NAME}: --json prints it",
         ]
     )
-
-
-def _serialization(method: str, hash_type: str, shard_size: int, ignore: list[str]) -> Serialization:
-    from tallystick.formats import oms
-
-    if method not in [one.value for one in oms.Method]:
-        raise Misuse(f"--method: want files or shards, got {method[:40]}")
-    if shard_size < 0 or (shard_size and method != "shards"):
-        raise Misuse("--shard-size: a positive number, with --method shards")
-    return oms.Serialization(
-        method=oms.Method(method),
-        hash_type=oms.HashType.named(hash_type, "--hash"),
-        shard_bytes=(shard_size or oms.DEFAULT_SHARD_BYTES) if method == "shards" else 0,
-        ignore_paths=oms.check_ignored(ignore),
-    )
-
-
-def _without(made: Serialization, path: Path, manifest: Path | None) -> Serialization:
-    """Leave the manifest's own file out, where it lies inside the model (spec 6.2)."""
-    from dataclasses import replace
-
-    if manifest is None or not path.is_dir() or not manifest.resolve().is_relative_to(path.resolve()):
-        return made
-    own = manifest.resolve().relative_to(path.resolve()).as_posix()
-    return replace(made, ignore_paths=tuple(sorted({*made.ignore_paths, own})))
 
 
 def _cmdline(path: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unsupported
@@ -30,11 +30,22 @@ _SERIALIZATION = {"method", "hash_type", "shard_size", "allow_symlinks", "ignore
 _RANGE = re.compile(r"(.+):(0|[1-9][0-9]{0,17}):([1-9][0-9]{0,17})", re.DOTALL)
 
 
+class Hasher(Protocol):
+    """A hash under way."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take in ``data``."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that came, in lower-case hex."""
+
+
 class HashType(Enum):
-    """Hashes of the registry that are computed here; ``blake3`` is in it too and is unsupported."""
+    """Every hash of the format's registry."""
 
     SHA256 = ("sha256", 32)
     BLAKE2B = ("blake2b", 64)  # RFC 7693, unkeyed, at full length
+    BLAKE3 = ("blake3", 32)  # the BLAKE3 paper, 2.6: unkeyed, default length
 
     def __init__(self, label: str, size_bytes: int) -> None:
         self.label = label
@@ -52,8 +63,12 @@ class HashType(Enum):
                 return kind
         raise Unsupported(_WHAT, at=at, want="one of " + ", ".join(k.label for k in cls), got=label)
 
-    def hasher(self) -> hashlib._Hash:
+    def hasher(self) -> Hasher:
         """Return a new hash under way."""
+        if self is HashType.BLAKE3:
+            from blake3 import blake3
+
+            return blake3()
         return hashlib.new(self.label)
 
 
@@ -233,7 +248,8 @@ def _serialization(fields: dict[str, Any]) -> Serialization:
     size, sharded = fields.get("shard_size"), label == Method.SHARDS.value
     if sharded != (size is not None):
         raise Malformed(_WHAT, at="serialization.shard_size", want="one with shards alone", got=repr(size))
-    shard_bytes = size if type(size) is int else 0
+    # model-signing writes 1000.0, as protobuf's Struct has every number; JSON Schema takes that for an integer
+    shard_bytes = int(size) if type(size) is int or (type(size) is float and size.is_integer()) else 0
     if sharded and not 1 <= shard_bytes <= _MAX_SHARD_BYTES:
         raise Malformed(_WHAT, at="serialization.shard_size", want="a positive whole number", got=repr(size))
     return Serialization(
@@ -248,8 +264,10 @@ def _resource(value: Any, at: str, serialization: Serialization) -> Resource:
     """Read one in-toto Resource Descriptor; fields that OMS does not use may be there and mean nothing (5.2.1)."""
     fields = _object(value, at)
     algorithm = _text(fields, "algorithm", at)
-    if algorithm != serialization.hash_type.label:
-        want = f"{serialization.hash_type.label}, the manifest's hash"
+    label = serialization.hash_type.label
+    # 5.2.1 wants the hash's own name; model-signing 1.1.1 has the size of the shards in it too
+    if algorithm not in (label, f"{label}-sharded-{serialization.shard_bytes}"):
+        want = f"{label}, the manifest's hash"
         raise Malformed(_WHAT, at=f"{at}.algorithm", want=want, got=algorithm)
     digest, digits = _text(fields, "digest", at), 2 * serialization.hash_type.size_bytes
     if not re.fullmatch(f"[0-9a-f]{{{digits}}}", digest):
