@@ -83,16 +83,16 @@ def sign(
     if key is not None:
         bundle = _with_key(statement, key)
     else:
-        from tallystick.cli.sign import _signer, _Who
+        from tallystick.cli.sign import Who, open_signer
 
-        who = _Who(
+        who = Who(
             name=name,
             workdir=workdir,
             keyless=keyless,
             trust_config=trust_config,
             identity_token=identity_token,
         )
-        with _signer(None, who, clock.now()) as signing:
+        with open_signer(None, who, clock.now()) as signing:
             bundle = signing.statement(statement)
     write_file(place, bundle)
     words = f"signed {len(found.files)} files of {path}: {place}"

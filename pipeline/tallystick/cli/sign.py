@@ -26,7 +26,7 @@ _MAX_CONFIG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Who:
+class Who:
     """Who signs, as the options name them."""
 
     name: str | None
@@ -82,7 +82,7 @@ def sign(
     from tallystick.cli import clock
     from tallystick.release import index as indexes
 
-    who = _Who(
+    who = Who(
         name=name, workdir=workdir, keyless=keyless, trust_config=trust_config, identity_token=identity_token
     )
     if (name is not None) == (keyless or trust_config is not None):
@@ -96,7 +96,7 @@ def sign(
     index = indexes.read(release)
     indexes.check(release, index)
     now = clock.now()
-    with _signer(release, who, now) as signer:
+    with open_signer(release, who, now) as signer:
         bundles = _sign(release, index, signer)
     identity = _look_again(bundles, signer.trusted_root, now)
     _write(release, bundles)
@@ -110,7 +110,7 @@ def sign(
     emit(document, words, as_json=as_json)
 
 
-def _sign_file(path: Path, who: _Who, *, statement: bool, replace: bool, as_json: bool) -> None:
+def _sign_file(path: Path, who: Who, *, statement: bool, replace: bool, as_json: bool) -> None:
     """Sign one file: advisories, a policy, whatever else people want to know the signer of."""
     from tallystick.cli import clock
     from tallystick.core.files import read_file, write_file
@@ -121,7 +121,7 @@ def _sign_file(path: Path, who: _Who, *, statement: bool, replace: bool, as_json
     if place.exists() and not replace:
         raise Misuse(f"{path} is signed already; --replace signs it again", code="sign.already")
     data, now = read_file(path, "file", max_bytes=_MAX_STATEMENT_BYTES), clock.now()
-    with _signer(None, who, now) as signer:
+    with open_signer(None, who, now) as signer:
         bundle = signer.source_statement(data) if statement else signer.file(data)
     identity = sigstore.signer_of(bundle)
     write_file(place, bundle)
@@ -203,7 +203,7 @@ def _check_claim(release: Path, workdir: Path, name: str) -> None:
         raise Refused(message, code="sign.builder-id")
 
 
-def _signer(release: Path | None, who: _Who, now: datetime) -> AbstractContextManager[Signer]:
+def open_signer(release: Path | None, who: Who, now: datetime) -> AbstractContextManager[Signer]:
     """Return the signer that the options name."""
     from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
