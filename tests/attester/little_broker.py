@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import ssl
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,8 +114,8 @@ class LittleBroker:
 
 
 @contextmanager
-def serving(broker: LittleBroker):
-    """Serve ``broker`` on a free port of this machine."""
+def serving(broker: LittleBroker, *, context: ssl.SSLContext | None = None):
+    """Serve ``broker`` on a free port of this machine, over TLS with ``context``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -142,9 +143,11 @@ def serving(broker: LittleBroker):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    broker.url = f"http://127.0.0.1:{server.server_address[1]}"
+    broker.url = f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}"
     try:
         yield broker
     finally:

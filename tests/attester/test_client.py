@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 from attester.little_broker import NONCE, LittleBroker, serving
+from support_tls import certificate
 
 from tallystick.attester import client as kbs_client
 from tallystick.attester.client import KbsClient, bound, enrolled
 from tallystick.attester.tpm import open_tpm
+from tallystick.broker import tls
 from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unreachable, Unsupported
 from tallystick.core.findings import Finding
-from tallystick.handshake import kbs, tpmwire
+from tallystick.handshake import binding, kbs, tpmwire
 from tallystick.handshake.jwe import TeeKeyPair
 
 KEY = "confidential-inference/weights/v1"
@@ -111,7 +113,7 @@ def test_a_broker_that_can_not_answer_now_is_asked_again_and_again_later(broker)
     client, pauses = quietly(broker)
     broker.broken = 3
     assert client.challenge().nonce == NONCE
-    assert pauses == [0.2, 0.4, 0.8]
+    assert all(most / 2 <= pause <= most for pause, most in zip(pauses, (0.2, 0.4, 0.8), strict=True))
 
 
 def test_a_broker_that_never_answers_is_unreachable(broker):
@@ -213,3 +215,53 @@ def test_an_answer_without_end_is_cut(broker, monkeypatch):
     monkeypatch.setattr(kbs_client, "_MAX_ANSWER_BYTES", 10)
     with pytest.raises(Malformed, match="want at most 10 bytes, got more"):
         KbsClient(broker.url).challenge()
+
+
+def test_a_broker_that_enrols_nobody_gets_evidence_without_a_certificate(broker, tpm, monkeypatch):
+    """As Trustee: it knows no such path. What the evidence is worth then, it says itself."""
+    real = broker.answer
+    monkeypatch.setattr(
+        broker,
+        "answer",
+        lambda method, path, *rest: (404, "", {}) if path == kbs.ENROL_PATH else real(method, path, *rest),
+    )
+    client, _ = quietly(broker)
+    with enrolled(client, tpm, event_log=b"") as prove:
+        assert sorted(prove(bytes(32))) == ["ak_public", "tpm_quote"]
+
+
+def test_the_devices_are_asked_first_and_covered_by_the_machine(broker):
+    asked, proved = [], []
+    pair = TeeKeyPair.make()
+
+    def show(nonce):
+        asked.append(nonce)
+        return '{"nvidia":{}}'
+
+    challenge = kbs.Challenge(nonce=NONCE, hash_algorithm="sha384")
+    made = bound(
+        challenge, pair.public, lambda digest: proved.append(digest) or {}, init_data=None, show=show
+    )
+    alone = binding.device_report_data(NONCE, pair.public, algorithm="sha384")
+    assert asked == [alone[:32]]
+    assert made.additional_evidence == '{"nvidia":{}}'
+    assert proved == [
+        binding.report_data(NONCE, pair.public, additional_evidence='{"nvidia":{}}', algorithm="sha384")
+    ]
+
+
+def test_an_https_broker_is_believed_by_its_own_authority_alone(tmp_path):
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for folder in (ours, other):
+        folder.mkdir()
+        certificate(folder)
+    context = tls.context(tls.TlsFiles(chain=ours / "chain.pem", key=ours / "key.pem"))
+    with serving(LittleBroker({KEY: SECRET}), context=context) as running:
+        good = KbsClient(running.url, ca=ours / "chain.pem", pause=lambda seconds: None)
+        assert good.challenge().nonce == NONCE
+        for ca in (other / "chain.pem", None):
+            with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+                KbsClient(running.url, ca=ca, pause=lambda seconds: None).challenge()
+    (tmp_path / "none").write_text("no certificate")
+    with pytest.raises(Misuse, match="no authority's certificate"):
+        KbsClient(running.url, ca=tmp_path / "none").challenge()

@@ -5,18 +5,14 @@ from __future__ import annotations
 import http.client
 import ssl
 from dataclasses import replace
-from datetime import timedelta
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
-from broker.world import CANARY, NOW, TOKENIZER, WEIGHTS, Limits, Machine, new_world
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from broker.world import CANARY, TOKENIZER, WEIGHTS, Limits, Machine, new_world
 from hypothesis import HealthCheck, Phase, settings
 from prometheus_client.parser import text_string_to_metric_families
+from support_tls import certificate
 
 from tallystick.broker import openapi, tls
 from tallystick.broker.throttle import Throttle
@@ -28,36 +24,11 @@ def _configured(world, monkeypatch, **changes):
     monkeypatch.setattr(type(world), "config", property(lambda self: replace(real(self), **changes)))
 
 
-def _certificate(folder, *, passphrase=None):
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW - timedelta(days=3650))
-        .not_valid_after(NOW + timedelta(days=3650))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    hidden = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    files = tls.TlsFiles(chain=folder / "chain.pem", key=folder / "key.pem")
-    files.chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    files.key.touch(mode=0o600)
-    files.key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
-    )
-    return files
-
-
 # TLS
 
 
 def test_with_a_certificate_the_service_speaks_tls_alone(world, monkeypatch, tmp_path):
-    files = _certificate(tmp_path)
+    files = certificate(tmp_path)
     _configured(world, monkeypatch, tls=files)
     with world.running() as running:
         assert running.url.startswith("https://")
@@ -81,14 +52,14 @@ def test_with_a_certificate_the_service_speaks_tls_alone(world, monkeypatch, tmp
 
 
 def test_a_key_that_others_can_read_or_that_is_another_is_refused(tmp_path):
-    files = _certificate(tmp_path)
+    files = certificate(tmp_path)
     assert tls.context(files)
     files.key.chmod(0o640)
     with pytest.raises(NotGenuine) as caught:
         tls.context(files)
     assert caught.value.code == "file.not-private"
     (tmp_path / "other").mkdir()
-    other = _certificate(tmp_path / "other")
+    other = certificate(tmp_path / "other")
     for wrong in (
         tls.TlsFiles(chain=files.chain, key=other.key),
         tls.TlsFiles(chain=other.key, key=other.key),
@@ -100,7 +71,7 @@ def test_a_key_that_others_can_read_or_that_is_another_is_refused(tmp_path):
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked(tmp_path):
     with pytest.raises(Misuse) as caught:
-        tls.context(_certificate(tmp_path, passphrase=b"secret"))
+        tls.context(certificate(tmp_path, passphrase=b"secret"))
     assert caught.value.code == "tls.certificate"
 
 

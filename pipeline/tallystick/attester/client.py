@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tallystick.attester import evidence
+from tallystick.attester.backoff import Backoff
 from tallystick.attester.tpm import Key, Tpm
 from tallystick.core.errors import (
     Malformed,
@@ -25,13 +27,21 @@ from tallystick.handshake.jwe import TeeKeyPair
 from tallystick.handshake.teekey import TeePublicKey
 
 _TIMEOUT_SECONDS = 30.0
-_TRIES = 5
-_FIRST_PAUSE_SECONDS = 0.2  # doubled each time: 3 seconds over all tries
+_TRIES = 5  # of one request: 3 seconds over all of them
+_BACKOFF = Backoff(first_seconds=0.2, most_seconds=1.6)
 _MAX_ANSWER_BYTES = 8 << 20
 
 
 # Gives the primary evidence that is bound to a digest, cut or padded as its TEE does it.
 Prove = Callable[[bytes], object]
+# Gives the additional evidence of a machine's devices over a nonce, as the JSON text that the primary one covers.
+Show = Callable[[bytes], str]
+NO_ENROLMENT = "broker.no-enrolment"
+
+
+def no_devices(nonce: bytes) -> str:
+    """Return what a machine without devices of its own evidence shows."""
+    return ""
 
 
 class KbsClient:
@@ -42,6 +52,7 @@ class KbsClient:
         url: str,
         *,
         tee: str = "tpm",
+        ca: Path | None = None,
         timeout_seconds: float = _TIMEOUT_SECONDS,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -49,6 +60,7 @@ class KbsClient:
 
         Args:
             tee: the KBS protocol's name for what this machine's evidence is of.
+            ca: PEM file of the authority of an https broker's certificate. Default: the machine's authorities.
 
         Raises:
             Misuse: not an address of a broker.
@@ -63,6 +75,7 @@ class KbsClient:
         except ValueError:
             raise Misuse(f"broker: want a port from 1 to 65535 in {url[:80]}", code="broker.url") from None
         self._prefix = parts.path.rstrip("/")
+        self._ca = ca
         self._timeout_seconds = timeout_seconds
         self._pause = pause
         self._cookie = ""
@@ -82,18 +95,19 @@ class KbsClient:
         answer = kbs.Activation(session=given.session, secret=secret)
         return kbs.AkCertificate.parse(self._post(kbs.ACTIVATE_PATH, answer.document())).ak_certificate
 
-    def attest(self, prove: Prove, *, init_data: str | None) -> str:
+    def attest(self, prove: Prove, *, init_data: str | None, show: Show = no_devices) -> str:
         """Prove this machine to the broker in a new session and return the attestation result (an EAR).
 
         Args:
             init_data: the TOML text that is measured: in PCR 8, HOST_DATA or MRCONFIGID.
+            show: gives the evidence of the machine's devices.
 
         Raises:
             Refused, NotGenuine: the evidence is not accepted.
             Unreachable: the broker does not answer.
         """
         challenge, pair = self.challenge(), TeeKeyPair.make()
-        return self.present(bound(challenge, pair.public, prove, init_data=init_data), pair)
+        return self.present(bound(challenge, pair.public, prove, init_data=init_data, show=show), pair)
 
     def challenge(self) -> kbs.Challenge:
         """Begin a new session and return its challenge."""
@@ -140,11 +154,11 @@ class KbsClient:
             if path in (kbs.ACTIVATE_PATH, kbs.ATTEST_PATH):
                 break
             if attempt < _TRIES - 1:
-                self._pause(_FIRST_PAUSE_SECONDS * 2**attempt)
+                self._pause(_BACKOFF.seconds(attempt))
         raise Unreachable(f"broker {self._url}: {path}: {trouble}", code="broker.unreachable")
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> _Answer:
-        connection = _connect(self._scheme, self._host, self._port, self._timeout_seconds)
+        connection = _connect(self._scheme, self._host, self._port, self._timeout_seconds, self._ca)
         headers = {"Accept": "application/json", "Connection": "close"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -173,17 +187,26 @@ class KbsClient:
         raise refusal(answer.status, answer.body, path)
 
 
-def _connect(scheme: str, host: str, port: int | None, timeout_seconds: float) -> http.client.HTTPConnection:
+def _connect(
+    scheme: str, host: str, port: int | None, timeout_seconds: float, ca: Path | None
+) -> http.client.HTTPConnection:
     """Return a connection that opens when it is used. The measured guest has no TLS and needs none.
 
     Raises:
         Unsupported: TLS is asked for, and this Python was put together without it.
+        Misuse: ``ca`` holds no certificate (``broker.ca``).
     """
     if scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
     if not hasattr(http.client, "HTTPSConnection"):
         raise Unsupported("broker", at="scheme", want="http (keys travel wrapped)", got="https")
-    return http.client.HTTPSConnection(host, port, timeout=timeout_seconds)
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise Misuse(f"broker: {ca}: no authority's certificate: {error}", code="broker.ca") from None
+    return http.client.HTTPSConnection(host, port, timeout=timeout_seconds, context=context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +228,8 @@ def refusal(status: int, body: bytes, path: str) -> TallystickError:
     words = f"the broker refused {path}: HTTP {status} {said.kind}: {said.detail}"
     if said.decision:
         words += f" (decision {said.decision})"
-    code = said.code or "broker.refused"
+    unknown = status == 404 and path == kbs.ENROL_PATH
+    code = said.code or "broker.refused" if not unknown else NO_ENROLMENT
     if status in (403, 404) or said.kind == "PolicyDeny":
         return Refused(words, code=code, findings=said.findings)
     if status == 401:
@@ -216,26 +240,40 @@ def refusal(status: int, body: bytes, path: str) -> TallystickError:
 
 
 def bound(
-    challenge: kbs.Challenge, public: TeePublicKey, prove: Prove, *, init_data: str | None
+    challenge: kbs.Challenge,
+    public: TeePublicKey,
+    prove: Prove,
+    *,
+    init_data: str | None,
+    show: Show = no_devices,
 ) -> kbs.Attestation:
-    """Return the attestation whose evidence is bound to the nonce of ``challenge`` and to ``public``."""
+    """Return the attestation whose evidence is bound to the nonce of ``challenge`` and to ``public``.
+
+    The devices come first: the processor's evidence covers theirs.
+    """
     algorithm = challenge.hash_algorithm or binding.DEFAULT_HASH
-    digest = binding.report_data(challenge.nonce, public, algorithm=algorithm)
+    asked = binding.device_report_data(challenge.nonce, public, algorithm=algorithm)
+    devices = show(binding.device_nonce(asked))
+    digest = binding.report_data(challenge.nonce, public, additional_evidence=devices, algorithm=algorithm)
     return kbs.Attestation(
         nonce=challenge.nonce,
         tee_pubkey=public,
         primary_evidence=prove(digest),
+        additional_evidence=devices,
         init_data=init_data,
     )
 
 
 @contextmanager
 def enrolled(client: KbsClient, tpm: Tpm, *, event_log: bytes) -> Iterator[Prove]:
-    """Enrol a new attestation key of ``tpm``, and give what makes evidence with it until the block ends."""
+    """Enrol a new attestation key of ``tpm``, and give what makes evidence with it until the block ends.
+
+    A broker that enrols nobody, as Trustee, gets evidence without a certificate, and decides what that is worth.
+    """
     ek, transient = tpm.endorsement_key()
     try:
         with tpm.attestation_key(ek) as ak:
-            certificate = client.enrol(tpm, ak, ek)
+            certificate = _certified(client, tpm, ak, ek)
 
             def prove(digest: bytes) -> object:
                 quote = tpm.quote(ak, binding.tpm_extra_data(digest))
@@ -245,6 +283,15 @@ def enrolled(client: KbsClient, tpm: Tpm, *, event_log: bytes) -> Iterator[Prove
     finally:
         if transient:
             tpm.flush(ek.handle)
+
+
+def _certified(client: KbsClient, tpm: Tpm, ak: Key, ek: Key) -> bytes:
+    try:
+        return client.enrol(tpm, ak, ek)
+    except Refused as error:
+        if error.code != NO_ENROLMENT:
+            raise
+        return b""
 
 
 def _said(body: bytes) -> str:

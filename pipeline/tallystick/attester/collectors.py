@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tallystick.attester import nsm, tsm
-from tallystick.attester.client import KbsClient, Prove, enrolled
+from tallystick.attester import nsm, nvml, tsm
+from tallystick.attester.client import KbsClient, Prove, Show, enrolled
 from tallystick.attester.evidence import EVENT_LOG, read_event_log
 from tallystick.attester.tpm import DEVICE, open_tpm
 from tallystick.core.errors import Misuse, Unreachable, Unsupported
@@ -23,6 +23,7 @@ class Devices:
     nsm: Path = nsm.DEVICE
     tpm: str = DEVICE  # a device, or the socket of an emulator
     event_log: Path = EVENT_LOG
+    nvml: str = nvml.LIBRARY
 
 
 def detect(devices: Devices) -> str:
@@ -44,6 +45,11 @@ def detect(devices: Devices) -> str:
         return "tpm"
     message = f"this machine has none of {devices.nsm}, {devices.reports} and {devices.tpm}"
     raise Unreachable(message, code="attest.no-device")
+
+
+def shower(devices: Devices) -> Show:
+    """Return what collects the evidence of the machine's devices, beside its own: of NVIDIA GPUs, where it has any."""
+    return lambda nonce: nvml.evidence(nonce, devices.nvml)
 
 
 @contextmanager

@@ -21,10 +21,10 @@ def build(quote: Quote, ak_area: bytes, *, ak_certificate: bytes, event_log: byt
 
     Args:
         ak_area: TPMT_PUBLIC of the key that signed the quote.
-        ak_certificate: DER, as enrolment gave it.
+        ak_certificate: DER, as enrolment gave it; empty when the broker enrols nobody.
         event_log: binary_bios_measurements; empty when the firmware left none.
     """
-    log = {"event_log": b64(event_log)} if event_log else {}
+    given = {"ak_certificate": ak_certificate, "event_log": event_log}
     return {
         "ak_public": b64(spki(ak_area)),
         "tpm_quote": {
@@ -32,8 +32,7 @@ def build(quote: Quote, ak_area: bytes, *, ak_certificate: bytes, event_log: byt
             "message": b64(quote.message),
             "pcrs": [value.hex() for value in quote.pcrs],
         },
-        "ak_certificate": b64(ak_certificate),
-        **log,
+        **{name: b64(data) for name, data in given.items() if data},
     }
 
 

@@ -16,9 +16,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tallystick.attester import infer
+from tallystick.attester import infer, keeper
+from tallystick.attester.backoff import until
 from tallystick.attester.client import KbsClient, Prove, enrolled
-from tallystick.attester.collectors import Devices, detect, prover
+from tallystick.attester.collectors import Devices, detect, prover, shower
 from tallystick.attester.disk import INIT_DATA, PROMPT, DataDisk
 from tallystick.attester.evidence import read_event_log
 from tallystick.attester.measured import measure
@@ -33,7 +34,10 @@ DISK = Path("/dev/vda")
 LINE = "TALLY "
 ANSWER_LETTERS = 120
 
+REATTEST_SECONDS = 60.0  # no answer is given later than this after the last attestation that succeeded
+
 _DISK_SECONDS = 5.0  # how long a slow machine may take to find its disk
+_BROKER_SECONDS = 60.0  # how long the broker may be away while the machine starts
 _MAX_INIT_DATA_BYTES = 1 << 20
 _MAX_PROMPT_BYTES = 4096
 
@@ -75,16 +79,28 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
         disk.check(one)
     url = machine.broker_url or initdata.broker_url(init)
     client = KbsClient(url, tee=machine.tee)
-    with machine.prover(client) as prove:
-        client.attest(prove, init_data=toml.decode("utf-8"))
+
+    def attest() -> None:
+        with machine.prover(client) as prove:
+            client.attest(prove, init_data=toml.decode("utf-8"), show=shower(machine.devices))
+
+    until(attest, _BROKER_SECONDS)
     say("attested", broker=url, tee=machine.tee)
     opened: dict[str, bytes] = {}
     for one in manifest:
         opened[one.name] = _open(disk, one, client.fetch(one.key))
         say("opened", artifact=one.name, key=one.key, plaintext=str(one.plaintext))
     model = infer.load(_part(opened, "weights"), _part(opened, "tokenizer"))
-    for prompt in prompts:
-        say("answer", prompt=prompt, text=model.answer(prompt, letters=ANSWER_LETTERS))
+
+    def renew() -> None:  # to be given the keys again is what the policy of that moment says
+        attest()
+        for one in manifest:
+            client.fetch(one.key)
+
+    with keeper.beside(renew, every_seconds=REATTEST_SECONDS) as check:
+        for prompt in prompts:
+            check()
+            say("answer", prompt=prompt, text=model.answer(prompt, letters=ANSWER_LETTERS))
 
 
 def prompts_of(disk: DataDisk, say: Say) -> Iterator[str]:

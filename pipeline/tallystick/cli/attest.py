@@ -4,32 +4,53 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 from tallystick.core.errors import Misuse
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
 app = command_app("Prove what runs on this machine, and get a key for it.")
 
 _DEVICE = "/dev/tpmrm0"
 _EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+_NVML = "libnvidia-ml.so.1"
 _MAX_INIT_DATA_BYTES = 1 << 20
-_KEY_MODE = 0o400
 
 
 @app.command()
 def run(
-    broker: Annotated[str, typer.Option("--broker", help="Address of the key broker.")],
+    broker: Annotated[str, typer.Option("--broker", help="Address of the key broker, ours or any KBS.")],
     key: Annotated[str, typer.Option("--key", help="The key's KBS resource path: repository/type/tag.")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="-- COMMAND", help="Run this with the key open for reading as file $TALLY_KEY_FD."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A new file for the key, readable by its owner alone."),
+        typer.Option(
+            "--output", "-o", help="A new file in memory (/run, /dev/shm) for the key, for its owner alone."
+        ),
     ] = None,
     stdout: Annotated[
         bool, typer.Option("--stdout", help="Write the key's bytes, and nothing else, to standard output.")
     ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            "--every", help="With COMMAND: attest again within so many seconds, or end the command."
+        ),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Try again for so many seconds while nothing answers.")
+    ] = 0.0,
     tpm: Annotated[
         str, typer.Option("--tpm", help="The TPM: a device, or the socket of an emulator.")
     ] = _DEVICE,
@@ -46,16 +67,24 @@ def run(
         str | None,
         typer.Option("--tee", help="snp, tdx, cca, nitro or tpm. Default: what this machine has."),
     ] = None,
+    nvml: Annotated[
+        str, typer.Option("--nvml", help="NVIDIA's driver library; GPUs attest along where it is installed.")
+    ] = _NVML,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="PEM file of the authority of an https broker's certificate.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Attest this machine and fetch one key. A TPM is enrolled first.
 
-    The key goes to a file or, only when asked, to standard output; never into a message.
+    The key goes to a command as sealed memory, to a file in memory or, only when asked, to standard output; never
+    into a message and never on a disk. With a command, the exit code is the command's.
     """
-    _check_destination(output, stdout=stdout, as_json=as_json)
-    from tallystick.attester import collectors
+    _check_destination(command, output, every, stdout=stdout, as_json=as_json)
+    from tallystick.attester import collectors, handover
+    from tallystick.attester.backoff import until
     from tallystick.attester.client import KbsClient
-    from tallystick.core.files import read_file, write_file
+    from tallystick.core.files import read_file
     from tallystick.handshake import initdata
     from tallystick.handshake.kbs import check_key
 
@@ -63,22 +92,39 @@ def run(
     toml = None if init_data is None else read_file(init_data, "init-data", max_bytes=_MAX_INIT_DATA_BYTES)
     if toml is not None:
         initdata.parse(toml)
-    devices = collectors.Devices(tpm=tpm, event_log=event_log)
-    tee = tee or ("tpm" if tpm != _DEVICE else collectors.detect(devices))
-    if toml is not None and tee == "tpm":
-        _measure(tpm, toml)
-    client = KbsClient(broker, tee=tee)
-    with collectors.prover(client, tee, devices) as prove:
-        client.attest(prove, init_data=None if toml is None else toml.decode("utf-8"))
-    progress(f"attested to {broker} with evidence of {tee}")
-    secret = client.fetch(key)
+    devices = collectors.Devices(tpm=tpm, event_log=event_log, nvml=nvml)
+
+    def attested() -> bytes:
+        chosen = tee or ("tpm" if tpm != _DEVICE else collectors.detect(devices))
+        if toml is not None and chosen == "tpm":
+            _measure(tpm, toml)
+        client = KbsClient(broker, tee=chosen, ca=ca)
+        with collectors.prover(client, chosen, devices) as prove:
+            text = None if toml is None else toml.decode("utf-8")
+            client.attest(prove, init_data=text, show=collectors.shower(devices))
+        progress(f"attested to {broker} with evidence of {chosen}")
+        return client.fetch(key)
+
+    secret = until(attested, wait)
+    if command:
+        raise typer.Exit(_hand_over(command, secret, attested, every))
     if output is None:
         sys.stdout.buffer.write(secret)
         sys.stdout.buffer.flush()
         return
-    write_file(output, secret, mode=_KEY_MODE)
+    handover.write(output, secret)
     document = {"key": key, "broker": broker, "file": str(output), "size": len(secret)}
     emit(document, f"wrote {key} to {output}", as_json=as_json)
+
+
+def _hand_over(command: list[str], secret: bytes, attested: Callable[[], bytes], every: float | None) -> int:
+    """Run ``command`` with the key, for as long as this machine still gets it, and return its exit code."""
+    from tallystick.attester import handover, keeper
+
+    with handover.running(command, secret) as child:
+        if every is not None:
+            keeper.keep(attested, every_seconds=every, wait=child.ended_within)
+        return child.exit_code()
 
 
 def _measure(tpm: str, toml: bytes) -> None:
@@ -93,15 +139,21 @@ def _measure(tpm: str, toml: bytes) -> None:
         machine.close()
 
 
-def _check_destination(output: Path | None, *, stdout: bool, as_json: bool) -> None:
+def _check_destination(
+    command: list[str] | None, output: Path | None, every: float | None, *, stdout: bool, as_json: bool
+) -> None:
     """Check where the key goes before anything is asked: a key that was released can not be taken back."""
-    if (output is None) != stdout:
-        raise Misuse("attest run: want either --output FILE or --stdout", code="attest.destination")
-    if stdout and as_json:
+    if [bool(command), output is not None, stdout].count(True) != 1:
+        raise Misuse(
+            "attest run: want one of --output FILE, --stdout and -- COMMAND", code="attest.destination"
+        )
+    if as_json and output is None:
         raise Misuse(
             "attest run: --json has no place for a key; use --output FILE", code="attest.destination"
         )
-    if output is not None and output.exists():
-        raise Misuse(f"attest run: {output} is there already; no key overwrites a file", code="file.exists")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise Misuse(f"attest run: there is no folder {output.absolute().parent}", code="file.missing")
+    if every is not None and not command:
+        raise Misuse("attest run: --every goes with -- COMMAND, which it can end", code="attest.interval")
+    if output is not None:
+        from tallystick.attester import handover
+
+        handover.check(output)
