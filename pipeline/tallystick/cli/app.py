@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attest": ("attest", "In a guest: collect evidence, ask for a key, unwrap it."),
     "explain": ("explain", "Say why a decision was what it was."),
     "whatif": ("whatif", "Replay recorded evidence against a new policy."),
+    "forecast": ("forecast", "Say what expires when, and which workloads stop then."),
     "report": ("report", "Write the pages that people read."),
 }
 
