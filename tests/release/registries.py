@@ -9,7 +9,6 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +19,15 @@ PROGRAM = shutil.which("docker-registry")
 
 
 @contextmanager
-def debian(folder: Path) -> Iterator[str]:
-    """Run Debian's docker-registry over ``folder`` and give its host and port."""
+def debian(folder: Path, tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """Run Debian's docker-registry over ``folder`` and give its host and port.
+
+    Args:
+        tls: certificate and key; without them it speaks HTTP.
+    """
+    secure = ""
+    if tls is not None:
+        secure = f", tls: {{certificate: '{tls[0]}', key: '{tls[1]}'}}"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
@@ -29,7 +35,7 @@ def debian(folder: Path) -> Iterator[str]:
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder}/store}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '{host}'}}\n"
+        f"http: {{addr: '{host}'{secure}}}\n"
     )
     assert PROGRAM is not None
     process = subprocess.Popen(
@@ -38,7 +44,7 @@ def debian(folder: Path) -> Iterator[str]:
     try:
         for _ in range(100):
             try:
-                urllib.request.urlopen(f"http://{host}/v2/", timeout=1).close()
+                socket.create_connection(("127.0.0.1", int(host.partition(":")[2])), timeout=1).close()
                 break
             except OSError:
                 time.sleep(0.1)

@@ -1,0 +1,235 @@
+"""The reusable workflow, executed: every line of its shell, with the environment and the token that a runner gives."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from ci.github import ROOT, Failed, Run
+from release import registries
+from signing.boxes import Box
+from signing.sigstore_server import serving
+from signing.test_keyless import DAVE, ISSUER, Keyless
+
+IMAGE = ROOT / ".github/workflows/image.yml"
+WORKFLOW = DAVE.san.removeprefix("https://github.example/")
+TALLY = ROOT / ".venv/bin/tally"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nix,
+    pytest.mark.skipif(
+        not TALLY.exists(), reason="the action puts the project's own .venv on the path: .ci/setup test"
+    ),
+]
+
+GH = """#!/bin/sh
+printf '%s\\n' "$@" >> "$TEST_FOLDER/gh"
+while [ $# -gt 1 ]; do [ "$1" = --body-file ] && cat "$2" > "$TEST_FOLDER/body"; shift; done
+"""
+DOCKER = """#!/bin/sh
+read -r password
+mkdir -p "$HOME/.docker"
+auth="$(printf '%s:%s' "$4" "$password" | base64 -w0)"
+printf '{"auths":{"%s":{"auth":"%s"}}}' "$2" "$auth" > "$HOME/.docker/config.json"
+"""
+
+
+@contextmanager
+def oidc(token: str) -> Iterator[str]:
+    """Serve ``token`` as GitHub does to a job with id-token: write."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = (
+                self.headers["Authorization"] == "bearer the-request-token"
+                and "audience=sigstore" in self.path
+            )
+            body = json.dumps({"value": token}).encode() if asked else b"{}"
+            self.send_response(200 if asked else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/token?x=1"
+    finally:
+        server.shutdown()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1, and its key, for this test alone."""
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "tls.crt", folder / "tls.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    pem = serialization.PrivateFormat.PKCS8
+    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, serialization.NoEncryption()))
+    return certificate, private
+
+
+def tally(*arguments: object, home: Path, **changed: str) -> subprocess.CompletedProcess[str]:
+    """Run `tally` as a person does on their own machine."""
+    return subprocess.run(
+        [TALLY, *map(str, arguments)],
+        env={**os.environ, "TALLY_HOME": str(home), **changed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The caller's repository: this one, with the trust file and the channels of a team beside it."""
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in names:
+        if name.partition("/")[0] in ("build", "nix", "pipeline"):
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "source" / name)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def team(tmp_path, checkout):
+    """A team's work directory, which believes the workflow, and whose public part lies in the repository."""
+    home = tmp_path / "home"
+    tally("init", "--workdir", home, home=home)
+    trust = json.loads((home / "trust.json").read_bytes())
+    identity = {"san": DAVE.san, "issuer": ISSUER}
+    trust["builders"] = [{"identity": identity, "builder_id": f"https://github.com/{WORKFLOW}"}]
+    (home / "trust.json").write_text(json.dumps(trust))
+    (checkout / "release").mkdir()
+    shutil.copy(home / "trust.json", checkout / "release")
+    shutil.copytree(home / "channels", checkout / "release/channels", ignore=shutil.ignore_patterns("*.key"))
+    return home
+
+
+@pytest.fixture
+def runner(tmp_path, checkout, team):
+    """A run of the workflow, up to its first job; what people have around it is on this machine."""
+    from tallystick.cli.build import state_folder
+
+    for name, text in (("gh", GH), ("docker", DOCKER)):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    keyless, tls = Keyless(Box(team)), self_signed(tmp_path)
+    with (
+        serving(Box(team)) as keyless.url,
+        oidc(keyless.token()) as url,
+        registries.debian(tmp_path, tls) as host,
+    ):
+        (checkout / "sigstore.json").write_bytes(keyless.config)
+        yield Run(
+            folder=tmp_path / "run",
+            repository=checkout,
+            inputs={
+                "recipe": "build/confidential-inference.yaml",
+                "place": f"oci://{host}/team/image",
+                "channel": "staging",
+                "trust-config": "sigstore.json",
+            },
+            secrets={
+                "rebuilder-key": (team / "people/rebuilder/release.key").read_text(),
+                "rebuilder-passphrase": "",
+            },
+            event={
+                "event_name": "push",
+                "repository": "org/repo",
+                "event": {"pull_request": {"number": "7", "head": {"repo": {"full_name": "org/repo"}}}},
+            },
+            environment={
+                "PATH": os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]),
+                "TALLY_STATE": str(state_folder(None)),
+                "TEST_WORKFLOW_REF": WORKFLOW,
+                "TEST_FOLDER": str(tmp_path),
+                "REQUESTS_CA_BUNDLE": str(tls[0]),
+                "CI": "true",
+                "GITHUB_ACTIONS": "true",
+                "GITHUB_ACTOR": "octocat",
+                "GITHUB_REF_NAME": "main",
+                "GITHUB_REPOSITORY": "org/repo",
+                "GITHUB_RUN_ID": "1",
+                "GITHUB_SERVER_URL": "https://github.com",
+                "GITHUB_SHA": "0" * 40,
+                "ACTIONS_ID_TOKEN_REQUEST_URL": url,
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "the-request-token",
+            },
+        )
+
+
+def test_from_a_recipe_to_a_promotion(runner, team, tmp_path):
+    """Build, rebuild, sign, publish, ask; then people promote what the registry has, and a pull request is compared."""
+    for name in ("build", "rebuild", "sign", "publish"):
+        runner.job(IMAGE, name)
+    pinned = runner.outputs["push"]["release"]
+    assert pinned.startswith(runner.inputs["place"] + "@sha256:")
+    asked, body = (tmp_path / "gh").read_text().splitlines(), (tmp_path / "body").read_text()
+    assert asked[:4] == ["issue", "create", "--repo", "org/repo"]
+    assert f"Promote {pinned.rpartition('/')[2]} to staging" in asked
+    assert f"tally pull {pinned} -o release" in body
+
+    bundle = runner.environment["REQUESTS_CA_BUNDLE"]
+    tally("pull", pinned, "-o", tmp_path / "pulled", home=team, REQUESTS_CA_BUNDLE=bundle)
+    found = json.loads(tally("verify", tmp_path / "pulled", "--json", home=team).stdout)
+    assert found["signer"]["san"] == DAVE.san
+    tally("promote", tmp_path / "pulled", "--channel", "staging", "--as", "alice", home=team)
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name, home=team)
+
+    runner.event["event_name"] = "pull_request"
+    compared = runner.job(IMAGE, "compare")
+    assert (compared / "diff.md").read_text().startswith("### No measurement changed")
+    assert (tmp_path / "body").read_text() == (compared / "diff.md").read_text()
+    login = json.loads((compared.parent / ".docker/config.json").read_text())["auths"]
+    ((host, auth),) = login.items()
+    assert (host, base64.b64decode(auth["auth"])) == (pinned[6:].partition("/")[0], b"octocat:the-token")
+    assert "the-request-token" not in "".join(runner.log)
+    assert runner.secrets["rebuilder-key"].splitlines()[1] not in "".join(runner.log)
+
+
+def test_a_release_that_a_gate_refuses_is_not_asked_for(runner, tmp_path):
+    """Nobody rebuilt it with a key that the layout knows: the job fails, and no issue is opened."""
+    runner.secrets["rebuilder-key"] = ""
+    for name in ("build", "sign"):
+        runner.job(IMAGE, name)
+    (runner.folder / "artifacts/links").mkdir()
+    with pytest.raises(Failed, match=r"release\.quorum\.missing"):
+        runner.job(IMAGE, "publish")
+    assert not (tmp_path / "gh").exists()
