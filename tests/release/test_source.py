@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from release import world as worlds
+from release.channels import person
+from release.made import signatory
 from release.test_promotion import approve_as, load, same
 from release.test_rules import ran
 from sbom import builds
@@ -14,7 +17,7 @@ from tallystick.core.errors import NotGenuine, Refused
 from tallystick.formats import vsa
 from tallystick.formats.slsa import Resource
 from tallystick.provenance import make as provenance
-from tallystick.release import approve, changes, names, promote, source
+from tallystick.release import approvals, approve, changes, names, promote, rotate, source
 from tallystick.release.records import Rules
 from tallystick.signing.sigstore import embedded
 
@@ -90,6 +93,117 @@ def test_clients_do_not_count_the_author_either(committed, monkeypatch):
     with pytest.raises(NotGenuine) as caught:
         load(w)
     assert caught.value.code == "release.channel.approvals"
+
+
+def releases_again(w, edit=lambda entry: None, signers=("bob", "carol")):
+    """A later version of the role, in which ``edit`` changed the entry of the one release."""
+    desk = w.desk()
+    state = desk.state()
+    document = changes.propose(
+        state,
+        "releases",
+        w.signatories["alice"],
+        kind="release",
+        summary="something later",
+        add=[],
+        remove=[],
+        now=worlds.now(),
+        lifetimes=desk.lifetimes,
+    )
+    listed = document.signed.targets
+    path = next(path for path in listed if path.endswith("index.json"))
+    edit(listed[path].unrecognized_fields["custom"])
+    document.signatures.clear()
+    document.sign(w.signatories["alice"].signer)
+    for name in signers:
+        document = changes.cosign(state, "releases", document, w.signatories[name])
+    desk.folder.publish(
+        changes.publication(
+            state, {"releases": document}, w.online, now=worlds.now(), lifetimes=desk.lifetimes
+        )
+    )
+
+
+def refused(w):
+    with pytest.raises(NotGenuine) as caught:
+        load(w)
+    return caught.value.code
+
+
+def live(w, folder, vouching="bob"):
+    propose(w, folder, vouched(w, vouching))
+    for name in ("bob", "carol"):
+        approve.approve(w.desk(), w.signatories[name], lambda: w.online, same)
+
+
+def test_a_later_change_does_not_make_the_authors_approval_count(committed, monkeypatch):
+    w, folder = committed
+    monkeypatch.setattr(source, "is_author", lambda person, release: False)
+    live(w, folder)
+    monkeypatch.undo()
+    releases_again(w)
+    assert refused(w) == "release.channel.approvals"
+
+
+def test_an_approval_lasts_as_long_as_the_release_is_listed(committed):
+    w, folder = committed
+    live(w, folder, vouching="alice")
+    releases_again(w)
+    (release,) = load(w).releases
+    fresh = signatory("bob")
+    people = [replace(person(fresh), identity=w.identity("bob"))]
+    people += [one for one in w.desk().state().people if one.name != "bob"]
+    rotate.propose(
+        w.desk(), sorted(people, key=lambda one: one.name), w.signatories["alice"], lambda: w.online
+    )
+    for who in (w.signatories["carol"], fresh):
+        rotate.approve(w.desk(), who, lambda: w.online)
+    assert w.desk().state().root.signed.version == 2  # bob's key of then is no key of the channel any more
+    assert load(w).releases == (release,)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        {},
+        {"releases": 2},
+        {"releases": 2, "targets": True},
+        {"releases": "2", "targets": 1},
+        {"releases": 1, "targets": 1},
+        {"releases": 9, "targets": 1},
+        {"releases": 2, "targets": 9},
+    ],
+)
+def test_a_release_says_truly_which_change_brought_it(committed, said):
+    w, folder = committed
+    live(w, folder, vouching="alice")
+    releases_again(w, lambda custom: custom.update(since=said))
+    assert refused(w) == "release.channel.since"
+
+
+@pytest.mark.parametrize("file", ["2.releases.json", "1.targets.json"])
+def test_who_approved_is_looked_up_in_what_people_signed(committed, file):
+    w, folder = committed
+    live(w, folder, vouching="alice")
+    releases_again(w)
+    place = w.workdir / "channels/staging/metadata" / file
+    document = json.loads(place.read_bytes())
+    document["signatures"] = document["signatures"][:1]
+    place.write_text(json.dumps(document))
+    assert refused(w) == ("release.channel.signature" if "releases" in file else "release.channel.changed")
+    place.unlink()
+    assert refused(w) == ("release.channel.since" if "releases" in file else "release.channel.missing")
+
+
+def test_an_approver_refuses_an_entry_that_names_another_change(committed, monkeypatch):
+    w, folder = committed
+    monkeypatch.setattr(approvals, "since", lambda state: {"releases": 1, "targets": 1})
+    propose(w, folder, vouched(w, "alice"))
+    monkeypatch.undo()
+    with pytest.raises(NotGenuine) as caught:
+        approve_as(w, "bob")
+    assert caught.value.code == "release.channel.since"
 
 
 def test_a_source_vsa_of_something_else_is_refused(committed):

@@ -23,7 +23,7 @@ CODES = ("release.channel.signature", "release.channel.author", "release.channel
 def refusal(proposal, state):
     """The code with which a client refuses the proposal; "" when it takes it."""
     try:
-        metadata._check_signatures("policies", proposal, state.targets.signed)
+        metadata.check_signatures("policies", proposal, state.targets.signed)
         metadata.check_role("policies", proposal, state.targets.signed, state.people)
     except (NotGenuine, Refused) as error:
         return error.code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Misuse, NotGenuine, Refused
 from tallystick.core.findings import Finding
-from tallystick.release import changes, channel, gates, metadata, roles, source
+from tallystick.release import approvals, changes, channel, gates, metadata, roles, source
 from tallystick.release.desk import Desk, Outcome, publish, refusal
 from tallystick.release.keys import Signatory
 from tallystick.release.metadata import State
@@ -130,6 +130,7 @@ def _check_releases(
             desk.folder.read, proposed.signed, digest, desk.channel, desk.trust, desk.now, verifier
         )
         _check_platforms(state, release)
+        approvals.check_said(state, proposed.signed, release)
         if source.is_author(approver, release):
             want, got = "somebody else than who vouched for the commit", approver.name
             finding = Finding("release.approve.author", str(digest), want=want, got=got)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused
 from tallystick.core.findings import Finding
-from tallystick.release import changes, metadata, names, quorum, revocations, roles
+from tallystick.release import approvals, changes, metadata, names, quorum, revocations, roles
 from tallystick.release import index as indexes
 from tallystick.release.metadata import Read, State
 from tallystick.release.records import (
@@ -63,8 +63,8 @@ def load(
     """
     from tallystick.signing.verify import Verifier
 
-    place = Folder(folder)
-    state = place.verify(pinned_root(trust, channel), channel, now, seen, max_age)
+    place, root = Folder(folder), pinned_root(trust, channel)
+    state = place.verify(root, channel, now, seen, max_age)
     policies = policies_of(place.read, state, seen)
     check_custody(trust, state)
     verifier = Verifier(trust.sigstore_root)
@@ -73,7 +73,7 @@ def load(
         if digest not in policies.revoked:
             signed = state.delegated[roles.RELEASES].signed
             release = verify_target(place.read, signed, digest, channel, trust, now, verifier)
-            check_approvers(state, release)
+            approvals.check(place.read, root, state, release)
             found.append(release)
     releases = sorted(found, key=lambda r: (r.index.name, r.index.version, str(r.digest)))
     return VerifiedChannel(
@@ -194,29 +194,6 @@ def verify_target(
         raise Refused(f"release {digest} is not rebuilt by enough", findings=findings)
     verified = verdict.verify(files[names.promotion_file(channel)], release, trust, channel, now, verifier)
     return replace(release, vsa=verified)
-
-
-def check_approvers(state: State, release: VerifiedRelease) -> None:
-    """Hold the change that brought ``release`` to approvals by people who did not vouch for its commit.
-
-    Only while it is the last change: the role's metadata carry the signatures of their own version alone.
-
-    Raises:
-        NotGenuine: ``release.channel.approvals``.
-    """
-    from tallystick.release import source
-
-    document = state.delegated[roles.RELEASES]
-    said = metadata.proposal_of(document.signed, state.people)
-    if not said.summary.endswith(str(release.digest)):
-        return
-    signed_by = metadata.signers(roles.RELEASES, document, state.targets.signed, state.people)
-    counted = source.approvers([person for person in signed_by if person != said.author], release)
-    if len(counted) < state.settings.threshold:
-        want = f"{state.settings.threshold} people besides proposer and author of the commit"
-        got = ", ".join(person.name for person in counted) or "nobody"
-        finding = Finding("release.channel.approvals", str(release.digest), want=want, got=got)
-        raise NotGenuine(finding.message, findings=[finding])
 
 
 def check_checkpoints(

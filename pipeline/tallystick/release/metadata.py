@@ -8,7 +8,7 @@ Source: TUF specification 1.0.34, section 5 (detailed client workflow).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def verify(
     if seen.at is not None and now < seen.at:
         raise _refusal("clock", "now", f"at or after {seen.at.isoformat()}", now.isoformat())
     root = _latest_root(read, pinned_root, seen)
-    _check_channel("root", root.signed, channel)
+    check_channel("root", root.signed, channel)
     _check_expiry("root", root.signed, now)
 
     timestamp: Metadata[Timestamp] = _load(read, "timestamp", None, root, "timestamp")
@@ -103,24 +103,19 @@ def verify(
         _check_version(file.removesuffix(".json"), meta.version, seen)
 
     targets: Metadata[Targets] = _load(read, "targets", _meta(snapshot.signed, "targets"), root, "targets")
-    _check_channel("targets", targets.signed, channel)
+    check_channel("targets", targets.signed, channel)
     _check_expiry("targets", targets.signed, now)
     findings = tuple(roles.unfit(root.signed, targets.signed))
     if findings:
         raise Refused(f"channel {channel}: its roles are not what a channel's must be", findings=findings)
 
     settings = roles.settings_of(root.signed, targets.signed)
-    delegations = targets.signed.delegations
-    people = (
-        tuple(sorted(map(roles.person_of, delegations.keys.values()), key=lambda p: p.name))
-        if delegations
-        else ()
-    )
+    delegations, people = targets.signed.delegations, roles.people_of(targets.signed)
     delegated: dict[str, Metadata[Targets]] = {}
     for role in (delegations.roles or {}) if delegations else {}:
         found: Metadata[Targets] = _load(read, role, _meta(snapshot.signed, role), targets, role)
-        _check_channel(role, found.signed, channel)
-        _check_own_role(role, found.signed)
+        check_channel(role, found.signed, channel)
+        check_own_role(role, found.signed)
         _check_expiry(role, found.signed, now)
         check_role(role, found, targets.signed, people)
         _check_push(role, found.signed, settings.rules.push, people)
@@ -254,22 +249,33 @@ def parse(data: bytes, role: str) -> Metadata[Any]:
 
 
 def _latest_root(read: Read, pinned: bytes, seen: HighWater) -> Metadata[Root]:
-    """Walk from the pinned root to the newest one (TUF 5.3); each is signed by its own and the one before."""
+    """Return the newest root that is reached from the pinned one."""
+    *_, root = roots(read, pinned)
+    _check_version("root", root.signed.version, seen)
+    return root
+
+
+def roots(read: Read, pinned: bytes) -> Iterator[Metadata[Root]]:
+    """Give the pinned root and every later one (TUF 5.3); each is signed by its own keys and by those before.
+
+    Raises:
+        Malformed, NotGenuine: one that is there and does not hold.
+    """
     root: Metadata[Root] = parse(pinned, "root")
-    _check_signatures("root", root, root.signed)
+    check_signatures("root", root, root.signed)
+    yield root
     for _ in range(_MAX_ROOT_ROTATIONS):
         version = root.signed.version + 1
         data = read(f"metadata/{version}.root.json")
         if data is None:
-            break
+            return
         newer: Metadata[Root] = parse(data, "root")
         if newer.signed.version != version:
             raise _false("version", "root", str(version), str(newer.signed.version))
-        _check_signatures("root", newer, root.signed)
-        _check_signatures("root", newer, newer.signed)
+        check_signatures("root", newer, root.signed)
+        check_signatures("root", newer, newer.signed)
         root = newer
-    _check_version("root", root.signed.version, seen)
-    return root
+        yield root
 
 
 def _load(read: Read, role: str, meta: MetaFile | None, delegator: Metadata[Any], what: str) -> Metadata[Any]:
@@ -282,7 +288,7 @@ def _load(read: Read, role: str, meta: MetaFile | None, delegator: Metadata[Any]
     metadata = parse(data, role)
     if meta is not None and metadata.signed.version != meta.version:
         raise _false("version", what, str(meta.version), str(metadata.signed.version))
-    _check_signatures(role, metadata, delegator.signed)
+    check_signatures(role, metadata, delegator.signed)
     return metadata
 
 
@@ -298,7 +304,12 @@ def _check_described(what: str, meta: MetaFile, data: bytes) -> None:
         raise _false("changed", what, f"sha256:{meta.hashes['sha256']}", str(error)) from None
 
 
-def _check_signatures(role: str, metadata: Metadata[Any], delegator: Root | Targets) -> None:
+def check_signatures(role: str, metadata: Metadata[Any], delegator: Root | Targets) -> None:
+    """Hold ``metadata`` to enough signatures by distinct keys that ``delegator`` gives the role.
+
+    Raises:
+        NotGenuine: ``release.channel.signature`` or ``release.channel.duplicate-key``.
+    """
     result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
     values = {key.keyval.get("public") for key in result.signed.values()}  # TUF itself counts key ids
     if len(values) != len(result.signed):
@@ -320,14 +331,14 @@ def _check_version(role: str, version: int, seen: HighWater) -> None:
         raise _false("rollback", role, f"version {seen.version(role)} or later", f"version {version}")
 
 
-def _check_channel(role: str, signed: Root | Targets, channel: str) -> None:
+def check_channel(role: str, signed: Root | Targets, channel: str) -> None:
     """The same people hold keys of several channels: what they sign for one must not pass in another."""
     name = roles.channel_name(signed)
     if name != channel:
         raise _false("channel", role, channel, name or "no channel name")
 
 
-def _check_own_role(role: str, signed: Targets) -> None:
+def check_own_role(role: str, signed: Targets) -> None:
     """The same people sign several roles: an empty version of one must not pass as a version of another."""
     said: Any = signed.unrecognized_fields.get(roles.CHANNEL_FIELD)
     if said.get("role") != role:

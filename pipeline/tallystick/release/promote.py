@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tallystick.core.errors import Misuse
-from tallystick.release import beside, changes, checkpoints, gates, names, roles, verdict, verify
+from tallystick.release import approvals, beside, changes, checkpoints, gates, names, roles, verdict, verify
 from tallystick.release.changes import Added
 from tallystick.release.checkpoints import Cosign, LogSource
 from tallystick.release.desk import Desk, Outcome, refusal
@@ -80,7 +80,7 @@ def propose_release(
         )
         release = replace(release, vsa=vsa)
         added = {file: bundle} | ({names.SOURCE_VSA: source_vsa} if source_vsa is not None else {})
-        add = _release_targets(folder, release, added, desk, logged)
+        add = _release_targets(folder, release, added, desk, state, logged)
         desk.folder.add_targets({added.path: added.data for added in add})
         proposed = changes.propose(
             state,
@@ -203,7 +203,12 @@ def _check_free(desk: Desk, state: State, role: str) -> None:
 
 
 def _release_targets(
-    folder: Path, release: VerifiedRelease, promotion: Mapping[str, bytes], desk: Desk, logged: Logged | None
+    folder: Path,
+    release: VerifiedRelease,
+    promotion: Mapping[str, bytes],
+    desk: Desk,
+    state: State,
+    logged: Logged | None,
 ) -> list[Added]:
     """Everything a client verifies a release with; products, seeds and derivations stay in the release."""
     parts = verify.from_folder(folder)
@@ -219,6 +224,7 @@ def _release_targets(
         "name": release.index.name,
         "version": release.index.version,
         "vsa": str(vsa),
+        approvals.FIELD: approvals.since(state),
     }
     bundles = {path: data for path, data in files.items() if path.endswith(".sigstore.json")}
     if logged is not None:

@@ -81,6 +81,16 @@ def person_of(key: Key) -> Person:
     return Person(name=said["name"], identity=identity, keyid=key.keyid, public_key=public_key)
 
 
+def people_of(targets: Targets) -> tuple[Person, ...]:
+    """Return who holds keys by these top-level targets, sorted by name.
+
+    Raises:
+        Malformed: as :func:`person_of`.
+    """
+    listed = targets.delegations.keys.values() if targets.delegations else ()
+    return tuple(sorted(map(person_of, listed), key=lambda person: person.name))
+
+
 def raw_key(key: Key) -> bytes | None:
     """Return the raw Ed25519 public key of ``key``; None when it is another kind."""
     value = key.keyval.get("public")
