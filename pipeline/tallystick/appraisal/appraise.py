@@ -9,7 +9,7 @@ from tallystick.appraisal.checks import compare
 from tallystick.appraisal.index import Candidate, Prepared, matching, nearest, prepared_once
 from tallystick.appraisal.records import Challenge, Decision
 from tallystick.core.digests import Digest
-from tallystick.core.findings import Finding
+from tallystick.core.findings import Change, Finding
 from tallystick.evidence.claims import Claims
 from tallystick.policy.constraints import Constraint, unplaced
 from tallystick.policy.normal import NormalForm, PlatformRule, Tuple
@@ -82,43 +82,52 @@ def _decision(
 def _policy(form: NormalForm, key: str, now: datetime) -> Iterator[Finding]:
     """What does not depend on the evidence: the key, and the policy's own end."""
     if key not in {rule.key for rule in form.keys}:
-        yield Finding("policy.key.unknown", "key", want=f"a key of the policy {form.policy}", got=key)
+        want, known = f"a key of the policy {form.policy}", next(iter(form.keys), None)
+        change = None if known is None else Change(("key",), known.key)
+        yield Finding("policy.key.unknown", "key", want, got=key, change=change)
     if now > form.not_after:
-        yield Finding("policy.expired", "policy", want=f"used until {_time(form.not_after)}", got=_time(now))
+        want, change = f"used until {_time(form.not_after)}", Change(("policy", "not_after"), now)
+        yield Finding("policy.expired", "policy", want, got=_time(now), change=change)
     for name, waiver in form.waivers:
         yield from compare(f"policy.{name}", f"waiver of {name}", waiver, None, now)
 
 
 def _fresh(claims: Claims, form: NormalForm, challenge: Challenge, now: datetime) -> Iterator[Finding]:
     """Bound to our challenge, young enough, and signed by certificates that hold now; so is every device."""
-    yield from _bound("", claims, challenge.report_data)
+    yield from _bound("", (), claims, challenge.report_data)
+    again = Change(("challenge", "issued_at"), now)
     age = (now - challenge.issued_at).total_seconds()
     if age < 0:
         got = _time(challenge.issued_at)
-        yield Finding("evidence.challenge.future", "challenge", f"issued by {_time(now)}", got)
+        want = f"issued by {_time(now)}"
+        yield Finding("evidence.challenge.future", "challenge", want, got, change=again)
     elif age > form.max_age_seconds:
         want = f"at most {form.max_age_seconds} s since the challenge"
-        yield Finding("evidence.stale", "age", want, f"{age:g} s")
-    yield from _window("", claims, now)
+        yield Finding("evidence.stale", "age", want, f"{age:g} s", change=again)
+    yield from _window("", (), claims, now)
     for number, device in enumerate(claims.devices):
-        yield from _bound(f"device {number} ({device.kind}): ", device, challenge.device_report_data)
-        yield from _window(f"device {number} ({device.kind}): ", device, now)
+        where, at = f"device {number} ({device.kind}): ", ("devices", str(number))
+        yield from _bound(where, at, device, challenge.device_report_data)
+        yield from _window(where, at, device, now)
 
 
-def _bound(where: str, claims: Claims, wanted: bytes) -> Iterator[Finding]:
+def _bound(where: str, at: tuple[str, ...], claims: Claims, wanted: bytes) -> Iterator[Finding]:
     if not wanted or claims.report_data != wanted:
         want, got = wanted.hex() or "a challenge", claims.report_data.hex() or "none"
-        yield Finding("evidence.report-data.mismatch", f"{where}report data", want, got)
+        change = Change((*at, "report_data"), wanted) if wanted else None
+        yield Finding("evidence.report-data.mismatch", f"{where}report data", want, got, change=change)
 
 
-def _window(where: str, claims: Claims, now: datetime) -> Iterator[Finding]:
+def _window(where: str, at: tuple[str, ...], claims: Claims, now: datetime) -> Iterator[Finding]:
     if claims.valid_from is None or now < claims.valid_from:
         got = _time(claims.valid_from) if claims.valid_from else "no beginning"
         want = f"valid from {_time(now)} or before"
-        yield Finding("evidence.not-yet-valid", f"{where}certificates", want, got)
+        change = Change((*at, "valid_from"), now)
+        yield Finding("evidence.not-yet-valid", f"{where}certificates", want, got, change=change)
     if claims.valid_until is None or now > claims.valid_until:
         got = _time(claims.valid_until) if claims.valid_until else "no end"
-        yield Finding("evidence.expired", f"{where}certificates", f"valid at {_time(now)}", got)
+        want, change = f"valid at {_time(now)}", Change((*at, "valid_until"), now)
+        yield Finding("evidence.expired", f"{where}certificates", want, got, change=change)
 
 
 def _all(prepared: Prepared, candidate: Candidate, claims: Claims, now: datetime) -> Iterator[Finding]:
@@ -130,26 +139,29 @@ def _all(prepared: Prepared, candidate: Candidate, claims: Claims, now: datetime
             "policy.platform.unknown", "platform", want="a platform of the policy", got=entry.platform
         )
         return
-    yield from _roots("", rule.roots, claims)
-    yield from _asked(prepared.asked[rule.platform], "", claims, now)
+    yield from _roots("", (), rule.roots, claims)
+    yield from _asked(prepared.asked[rule.platform], "", (), claims, now)
     yield from _unplaced(prepared.form, rule, now)
     yield from _devices(prepared, rule, claims, now)
     yield from _tuple(entry, claims, now)
 
 
-def _roots(where: str, roots: tuple[str, ...], claims: Claims) -> Iterator[Finding]:
+def _roots(where: str, at: tuple[str, ...], roots: tuple[str, ...], claims: Claims) -> Iterator[Finding]:
     allowed = ", ".join(roots) or "no root at all"
+    change = Change((*at, "roots"), roots[:1]) if roots else None
     if not claims.roots:
-        yield Finding("evidence.root.absent", f"{where}roots", want=allowed, got="none")
+        yield Finding("evidence.root.absent", f"{where}roots", want=allowed, got="none", change=change)
     for root in claims.roots:
         if root not in roots:
-            yield Finding("evidence.root.not-allowed", f"{where}roots", want=allowed, got=root)
+            yield Finding("evidence.root.not-allowed", f"{where}roots", want=allowed, got=root, change=change)
 
 
-def _asked(asked: tuple[Constraint, ...], where: str, claims: Claims, now: datetime) -> Iterator[Finding]:
+def _asked(
+    asked: tuple[Constraint, ...], where: str, at: tuple[str, ...], claims: Claims, now: datetime
+) -> Iterator[Finding]:
     for one in asked:
-        code = f"{family(claims.kind)}.{one.path}"
-        yield from compare(code, f"{where}{one.path}", one.expect, claims.at(one.path), now)
+        code, field = f"{family(claims.kind)}.{one.path}", (*at, "claims", one.path)
+        yield from compare(code, f"{where}{one.path}", one.expect, claims.at(one.path), now, field=field)
 
 
 def _unplaced(form: NormalForm, rule: PlatformRule, now: datetime) -> Iterator[Finding]:
@@ -171,19 +183,21 @@ def _devices(prepared: Prepared, rule: PlatformRule, claims: Claims, now: dateti
             want = ", ".join(sorted(kinds)) or "no device"
             yield Finding("evidence.device.not-allowed", f"device {number}", want, shown.kind)
     for device in rule.devices:
-        found = [shown for shown in claims.devices if shown.kind == device.evidence_kind]
+        found = [(n, one) for n, one in enumerate(claims.devices) if one.kind == device.evidence_kind]
         if len(found) < device.least:
             want = f"at least {device.least} {device.platform}"
             yield Finding("evidence.device.absent", "devices", want, str(len(found)))
-        for number, shown in enumerate(found):
-            where = f"{device.platform} {number}: "
-            yield from _roots(where, device.roots, shown)
-            yield from _asked(prepared.asked[f"{rule.platform}/{device.platform}"], where, shown, now)
+        asked = prepared.asked[f"{rule.platform}/{device.platform}"]
+        for number, (place, shown) in enumerate(found):
+            where, at = f"{device.platform} {number}: ", ("devices", str(place))
+            yield from _roots(where, at, device.roots, shown)
+            yield from _asked(asked, where, at, shown, now)
 
 
 def _tuple(entry: Tuple, claims: Claims, now: datetime) -> Iterator[Finding]:
     for path, expect in entry.expect:
-        yield from compare(f"{family(claims.kind)}.{path}", path, expect, claims.at(path), now)
+        code, field = f"{family(claims.kind)}.{path}", ("claims", path)
+        yield from compare(code, path, expect, claims.at(path), now, field=field)
 
 
 def _unmatched(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tallystick.appraisal.records import Decision
+from tallystick.appraisal.steps import next_step
 from tallystick.core.digests import Digest
 
 
@@ -19,7 +20,7 @@ def document(decision: Decision) -> dict[str, Any]:
         "policy": str(decision.policy),
         "at": _time(decision.at),
         "kind": decision.claims.kind,
-        "findings": [finding.document() for finding in decision.findings],
+        "findings": [{**one.document(), "next": next_step(one.code)} for one in decision.findings],
     }
 
 

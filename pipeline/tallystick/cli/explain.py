@@ -52,9 +52,16 @@ def explain(
 
 
 def _words(found: Explanation, changes: tuple[ComponentChange, ...] | None) -> str:
+    from tallystick.appraisal.steps import next_step
+
     about = found.said.get("key") or found.said.get("stage") or found.said.get("action") or ""
     lines = [f"{found.kind.value} {about}".rstrip() + f" at {found.at:%Y-%m-%dT%H:%M:%SZ}"]
-    lines += [f"  - {finding.message}  [{finding.code}]" for finding in found.findings]
+    for finding in found.findings:
+        lines += [f"  - {finding.message}  [{finding.code}]", f"    next: {next_step(finding.code)}"]
+    if found.changes:
+        one = "this one change" if len(found.changes) == 1 else f"these {len(found.changes)} changes together"
+        lines.append(f"  {one} would have made it a yes:")
+        lines += [f"    {change.message}" for change in found.changes]
     for title, release in (("release", found.release), ("nearest release", found.nearest)):
         if release is not None:
             lines.append(f"  {title}: {release.name} {release.version} {release.digest}")

@@ -2,7 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field and the value with which a check that failed would hold.
+
+    It shows what a policy wants: for the operator, never for a refused workload.
+    """
+
+    field: tuple[
+        str, ...
+    ]  # ("claims", "quote.body.mr_td"), ("devices", "0", "roots"), ("challenge", "issued_at")
+    to: object
+
+    @property
+    def name(self) -> str:
+        """The field as one word: ``claims/pcr04``."""
+        return "/".join(self.field)
+
+    def document(self) -> dict[str, object]:
+        """The change as ``--json`` prints it."""
+        return {"field": self.name, "to": self._plain()}
+
+    @property
+    def message(self) -> str:
+        """The change in words: ``claims/pcr04 = 00…``."""
+        value = self._plain()
+        return f"{self.name} = {', '.join(map(str, value)) if isinstance(value, list) else value}"
+
+    def _plain(self) -> object:
+        match self.to:
+            case bytes():
+                return self.to.hex()
+            case datetime():
+                return self.to.isoformat().replace("+00:00", "Z")
+            case tuple():
+                return list(self.to)
+        return self.to
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +56,7 @@ class Finding:
     want: str
     got: str
     note: str = ""
+    change: Change | None = field(default=None, compare=False, repr=False)  # not part of :meth:`document`
 
     @property
     def message(self) -> str:

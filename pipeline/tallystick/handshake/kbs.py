@@ -233,7 +233,8 @@ def _optional(fields: Fields, name: str) -> str:
 def _findings(value: Any) -> Iterable[Finding]:
     for entry in value if isinstance(value, list) else []:
         fields = Fields(entry, "KBS error finding")
-        yield Finding(*(_optional(fields, name) for name in ("code", "where", "want", "got")))
+        code, where, want, got = (_optional(fields, name) for name in ("code", "where", "want", "got"))
+        yield Finding(code, where, want, got)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
