@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tallystick.appraisal.steps import next_step
+from tallystick.appraisal.suggesting import suggest
 from tallystick.broker import again, recorded
 from tallystick.broker.config import Home
 from tallystick.broker.decisions import Kind, check_opens, parse_leaf, parse_record
 from tallystick.broker.policies import LoadedPolicy
-from tallystick.broker.releasing import judge
+from tallystick.broker.releasing import Verdict, judge
 from tallystick.broker.sessions import Attested
 from tallystick.broker.store import Store
 from tallystick.core.digests import Digest
-from tallystick.core.findings import Finding
+from tallystick.core.findings import Change, Finding
 from tallystick.handshake.teekey import TeePublicKey
 from tallystick.policy.normal import PermittedRelease
 from tallystick.tlog.log import Log
@@ -41,12 +43,14 @@ class Explanation:
     again: (
         bool | None
     )  # decided again from the record: the same answer; None where there is nothing to decide
+    changes: tuple[Change, ...]  # that together would have made it a yes; the evaluator has said so
 
     def document(self) -> dict[str, Any]:
         """Return the explanation as ``--json`` prints it."""
         return {
             **self.said,
-            "findings": [finding.document() for finding in self.findings],
+            "findings": [{**one.document(), "next": next_step(one.code)} for one in self.findings],
+            "changes": [change.document() for change in self.changes],
             "policy_name": self.policy or None,
             "release": _release(self.release),
             "nearest": _release(self.nearest),
@@ -72,6 +76,7 @@ def explain(home: Home, decision: str) -> Explanation:
         policy = _policy(store, record)
         findings = tuple(map(recorded.finding_of, record["details"].get("findings", ())))
         nearest = record["details"].get("nearest")
+        judged = _again(store, log, record, policy)
         return Explanation(
             decision=decision,
             kind=Kind(record["kind"]),
@@ -83,19 +88,30 @@ def explain(home: Home, decision: str) -> Explanation:
             nearest=_named(policy, nearest),
             leaf=kept.leaf,
             size=log.size,
-            again=_again(store, log, record, policy),
+            again=None if judged is None else again.same(record, judged[0]),
+            changes=() if judged is None else _changes(*judged),
         )
     finally:
         store.close()
 
 
-def _again(store: Store, log: Log, record: Mapping[str, Any], policy: LoadedPolicy | None) -> bool | None:
-    """Return whether the evaluator still says what it said: same claims, same policy, same moment."""
+def _again(
+    store: Store, log: Log, record: Mapping[str, Any], policy: LoadedPolicy | None
+) -> tuple[Verdict, Attested] | None:
+    """Return what the evaluator says now of the same claims, policy and moment; None where nothing was decided."""
     if policy is None or "attestation" not in record:
         return None
     attested = _attested(store, log, record["attestation"])
     state = again.state_with(record, [policy], revoked=record["details"]["revoked"])
-    return again.same(record, judge(record["key"], attested, state, now=datetime.fromisoformat(record["at"])))
+    return judge(record["key"], attested, state, now=datetime.fromisoformat(record["at"])), attested
+
+
+def _changes(verdict: Verdict, attested: Attested) -> tuple[Change, ...]:
+    """Return what would have made the verdict a yes; nothing where not the policy alone speaks against it."""
+    decision, policy = verdict.decision, verdict.policy
+    if decision is None or policy is None or verdict.findings != decision.findings:
+        return ()
+    return suggest(decision, policy.live, attested.challenge)
 
 
 def _attested(store: Store, log: Log, attestation: str) -> Attested:
