@@ -1,7 +1,7 @@
 """Confidential Containers' own KBS client against this broker: auth, attest, resource, unchanged.
 
 TALLY_KBS_CLIENT names the program (Trustee's ``kbs-client`` with its sample attester). Sample evidence proves nothing,
-and no broker takes it: here a stand-in of the test reads it, as if it were the quote of a machine that booted release "a".
+and no broker takes it: a stand-in of the test reads it here, as if a machine had booted release "a".
 Everything else is the service as it runs: sessions, binding, appraisal, log, wrapping.
 """
 
