@@ -14,7 +14,7 @@ from tallystick.attester.disk import DataDisk
 from tallystick.cli.demo.machine import write_disk
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Unreachable
-from tallystick.handshake.initdata import Artifact
+from tallystick.handshake.manifest import Artifact
 
 
 @pytest.fixture
@@ -25,7 +25,15 @@ def path(tmp_path):
 
 def artifact(data: bytes) -> Artifact:
     digest = Digest.of(data)
-    return Artifact(name="a", file="a.tsenc", ciphertext=digest, plaintext=digest, key="a/b/c")
+    return Artifact(
+        name="a",
+        kind="other",
+        file="a.tsenc",
+        size_bytes=len(data),
+        ciphertext=digest,
+        plaintext=digest,
+        key="a/b/c",
+    )
 
 
 def test_it_gives_what_was_written(path):
@@ -96,8 +104,8 @@ def test_the_first_of_two_files_with_one_name_counts(tmp_path):
 
 
 def test_a_disk_with_too_many_files_is_malformed(tmp_path):
-    write_disk(tmp_path / "disk", b"", {f"f{n}": b"" for n in range(64)}, prompt=None)
-    with pytest.raises(Malformed, match="want at most 64 files"):
+    write_disk(tmp_path / "disk", b"", {f"f{n}": b"" for n in range(256)}, prompt=None)
+    with pytest.raises(Malformed, match="want at most 256 files"):
         DataDisk(tmp_path / "disk")
 
 

@@ -6,8 +6,10 @@ import io
 import json
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
+import support_artifacts
 from attester.little_broker import LittleBroker, serving
 
 from tallystick.attester import guest
@@ -17,7 +19,7 @@ from tallystick.cli.demo import model
 from tallystick.cli.demo.machine import parse_line, write_disk
 from tallystick.cli.demo.softtpm import emulator
 from tallystick.core.digests import Digest
-from tallystick.handshake import initdata, kbs
+from tallystick.handshake import artifact, initdata, kbs, wrapping
 
 KEYS = {
     "weights": ("confidential-inference/weights/v1", bytes(range(32))),
@@ -40,7 +42,7 @@ class World:
     def deploy(
         self, parts=PARTS, keys=KEYS, *, prompt: str | None = "why?", change=lambda deployment: deployment
     ):
-        deployment = change(model.seal(parts, keys, broker_url=self.broker.url))
+        deployment = change(support_artifacts.seal(parts, keys, broker_url=self.broker.url))
         write_disk(self.path, deployment.init_data, deployment.files, prompt=prompt)
         return deployment
 
@@ -96,7 +98,7 @@ def test_each_part_has_a_key_of_its_own(world):
     world.deploy()
     world.run()
     asked = [path for path, _ in world.broker.seen if path.startswith(kbs.RESOURCE_PATH)]
-    assert asked == [kbs.RESOURCE_PATH + path for path, _ in KEYS.values()]
+    assert asked == [kbs.RESOURCE_PATH + KEYS[name][0] for name in ("tokenizer", "weights")]
 
 
 def refused(world, event: str, code: str, words: str) -> None:
@@ -111,30 +113,73 @@ def test_a_swapped_file_is_seen_before_a_key_is_asked_for(world):
     def swap(deployment):
         sealed = dict(deployment.files)
         sealed["weights.tsenc"] = sealed["tokenizer.tsenc"]
-        return model.Deployment(init_data=deployment.init_data, files=sealed)
+        return replace(deployment, files=sealed)
 
     world.deploy(change=swap)
     refused(world, "refused", "artifact.ciphertext", "weights.tsenc: want sha256:")
     assert world.broker.seen == []
 
 
+def rewrapped(deployment, name, manifest, **bound):
+    """The wrapped data key of ``name``, bound to another release by who has the broker's key."""
+    path, key = KEYS[name]
+    wanted = {"key": path, "policy": manifest.policy, "release": manifest.digest} | bound
+    return wrapping.rewrap(deployment.files[f"{name}.tsenc.key"], key, key, nonce=bytes(12), **wanted)
+
+
 def test_a_plaintext_other_than_the_measured_one_is_refused(world):
-    """Whoever holds the key can seal another model; the manifest still names the one that was promoted."""
+    """Whoever holds the keys can seal another model under the promised digest; the guest computes it."""
 
     def lie(deployment):
-        promised = Digest.of(WEIGHTS).hex.encode()
-        return model.Deployment(
-            init_data=deployment.init_data.replace(Digest.of(WEIGHTS + b"\0").hex.encode(), promised),
-            files=deployment.files,
+        other, sink, data_key = WEIGHTS + b"\0", io.BytesIO(), bytes(32)
+        header = artifact.make_header(
+            data_key, plaintext=Digest.of(WEIGHTS), size_bytes=len(other), salt=bytes(32)
         )
+        artifact.seal(io.BytesIO(other), sink, data_key, header)
+        listed = tuple(
+            replace(one, ciphertext=Digest.of(sink.getvalue())) if one.name == "weights" else one
+            for one in deployment.manifest.artifacts
+        )
+        manifest = replace(deployment.manifest, artifacts=listed)
+        bound = wrapping.binding(manifest, listed[1], header)
+        files = deployment.files | {
+            "weights.tsenc": sink.getvalue(),
+            "weights.tsenc.key": wrapping.wrap(data_key, KEYS["weights"][1], bound, nonce=bytes(12)),
+            "tokenizer.tsenc.key": rewrapped(deployment, "tokenizer", manifest),
+        }
+        data = {
+            initdata.ARTIFACTS: manifest.encode().decode(),
+            initdata.AGENT: initdata.agent_text(world.broker.url),
+        }
+        return replace(deployment, init_data=initdata.make(data), files=files)
 
-    world.deploy(parts={"weights": WEIGHTS + b"\0", "tokenizer": TOKENIZER}, change=lie)
-    refused(world, "refused", "artifact.plaintext", "weights: want sha256:")
+    world.deploy(change=lie)
+    refused(world, "refused", "artifact.plaintext", f"want {Digest.of(WEIGHTS)}")
+
+
+@pytest.mark.parametrize("bound", ["policy", "release"])
+def test_a_data_key_that_is_wrapped_for_something_else_is_refused_by_name(world, bound):
+    def other(deployment):
+        wrapped = rewrapped(deployment, "weights", deployment.manifest, **{bound: Digest.of(b"another")})
+        return replace(deployment, files=deployment.files | {"weights.tsenc.key": wrapped})
+
+    world.deploy(change=other)
+    refused(world, "refused", f"wrapping.{bound}", f"{bound}: want sha256:")
+
+
+def test_a_wrapped_key_of_another_artifact_is_refused(world):
+    def swap(deployment):
+        files = dict(deployment.files)
+        files["weights.tsenc.key"] = files["tokenizer.tsenc.key"]
+        return replace(deployment, files=files)
+
+    world.deploy(change=swap)
+    refused(world, "refused", "wrapping.artifact", "artifact: want sha256:")
 
 
 def test_keys_that_were_swapped_open_nothing(world):
     world.deploy(keys={"weights": KEYS["weights"], "tokenizer": (KEYS["tokenizer"][0], bytes(32))})
-    refused(world, "refused", "artifact.chunk", "chunk 0 of 1 does not authenticate")
+    refused(world, "refused", "wrapping.key-bytes", "tokenizer/v1 is not the key that it is wrapped under")
 
 
 def test_a_manifest_without_weights_is_refused(world):
@@ -144,7 +189,7 @@ def test_a_manifest_without_weights_is_refused(world):
 
 def test_a_refusal_of_the_broker_is_said_with_its_reasons(world):
     world.deploy()
-    world.broker.denied[KEYS["tokenizer"][0]] = kbs.ErrorDocument(kind="PolicyDeny", detail="no", code="x.y")
+    world.broker.denied[KEYS["weights"][0]] = kbs.ErrorDocument(kind="PolicyDeny", detail="no", code="x.y")
     refused(world, "refused", "x.y", "HTTP 403 PolicyDeny: no")
     assert world.names() == ["measured", "attested", "opened", "refused"]
 

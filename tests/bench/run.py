@@ -74,10 +74,12 @@ def start_up() -> list[Row]:
 
 
 def measurements() -> list[Row]:
-    from bench_measure import pairs
+    import bench_artifacts
+    import bench_measure
 
     with tempfile.TemporaryDirectory(prefix="tally-bench-") as folder:
-        return [pair(*one) for one in pairs(Path(folder), TALLY)]
+        pairs = [*bench_measure.pairs(Path(folder), TALLY), *bench_artifacts.pairs()]
+        return [pair(*one) for one in pairs]
 
 
 def devices() -> list[Row]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 
 import pytest
+import support_artifacts
 from attester.little_broker import LittleBroker, serving
 from support_machine import release_file
 
@@ -31,7 +32,9 @@ pytestmark = pytest.mark.boot
 @pytest.fixture(scope="module")
 def deployment():
     weights, tokenizer = model.train(model.corpus())
-    return model.seal({"weights": weights, "tokenizer": tokenizer}, KEYS, broker_url=GUEST_BROKER_URL)
+    return support_artifacts.seal(
+        {"weights": weights, "tokenizer": tokenizer}, KEYS, broker_url=GUEST_BROKER_URL
+    )
 
 
 def boot(tpm_state, folder, deployment, *, prompt, **differs):

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import support_artifacts
 from attester.little_broker import LittleBroker, serving
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ EVENTS = (
 def deployment():
     weights, tokenizer = model.train(model.corpus())
     parts = {"weights": weights, "tokenizer": tokenizer}
-    return model.seal(parts, KEYS, broker_url=GUEST_BROKER_URL)
+    return support_artifacts.seal(parts, KEYS, broker_url=GUEST_BROKER_URL)
 
 
 def extended(*data: bytes) -> bytes:

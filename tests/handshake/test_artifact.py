@@ -1,4 +1,4 @@
-"""Encrypted artifacts: they stream, and a cut, reordered, spliced or changed one is refused."""
+"""Encrypted artifacts: they stream, open at any place, and a cut, reordered, spliced or changed one is refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from tallystick.handshake import artifact
 KEY, SALT = bytes(range(32)), bytes(range(32, 64))
 PLAINTEXT = bytes(range(256)) * 5  # 1280 bytes: five chunks of 256
 SEALED = artifact.encrypt(PLAINTEXT, KEY, salt=SALT, chunk_bytes=256)
-HEADER_BYTES, CHUNK_BYTES = 88, 256 + 16
+HEADER_BYTES, CHUNK_BYTES = 120, 256 + 16
 
 
 def opened(data: bytes, key: bytes = KEY) -> bytes:
-    sink = io.BytesIO()
-    artifact.decrypt(io.BytesIO(data), sink, key)
-    return sink.getvalue()
+    return b"".join(artifact.chunks(io.BytesIO(data), key))
 
 
 def refused(data: bytes, code: str, words: str, key: bytes = KEY) -> None:
@@ -48,7 +46,8 @@ def test_the_header_says_what_is_inside():
     header = artifact.read_header(io.BytesIO(SEALED))
     assert (header.chunk_bytes, header.size_bytes, header.chunks) == (256, 1280, 5)
     assert (header.plaintext, header.salt) == (Digest.of(PLAINTEXT), SALT)
-    assert SEALED.startswith(b"TALLYENC\0\0\0\1\0\0\1\0" + struct.pack(">Q", 1280))
+    assert (header.file_bytes, header.digest) == (len(SEALED), Digest.of(SEALED[:HEADER_BYTES]))
+    assert SEALED.startswith(b"TALLYENC\0\0\0\2\0\0\1\0" + struct.pack(">Q", 1280))
 
 
 def test_a_raw_stream_that_gives_less_than_asked_is_read_to_the_end():
@@ -57,23 +56,25 @@ def test_a_raw_stream_that_gives_less_than_asked_is_read_to_the_end():
             return super().read(min(size, 7) if size > 0 else size)
 
     sink = io.BytesIO()
-    artifact.decrypt(Trickle(SEALED), sink, KEY)
+    artifact.decrypt(Trickle(SEALED), sink, KEY, Digest.of(PLAINTEXT))
     assert sink.getvalue() == PLAINTEXT
 
 
 def test_chunks_are_written_as_they_come():
     sink = io.BytesIO()
     with pytest.raises(NotGenuine):
-        artifact.decrypt(io.BytesIO(SEALED[: HEADER_BYTES + 3 * CHUNK_BYTES + 5]), sink, KEY)
+        artifact.decrypt(
+            io.BytesIO(SEALED[: HEADER_BYTES + 3 * CHUNK_BYTES + 5]), sink, KEY, Digest.of(PLAINTEXT)
+        )
     assert sink.getvalue() == PLAINTEXT[: 3 * 256]
 
 
 def test_another_key_opens_nothing():
-    refused(SEALED, "chunk", "chunk 0 of 5 does not authenticate", key=bytes(32))
+    refused(SEALED, "key", "this is not the data key of this artifact", key=bytes(32))
 
 
 def test_a_key_of_another_size_is_no_key():
-    refused(SEALED, "key", "a key has 32 bytes, not 16", key=bytes(16))
+    refused(SEALED, "key", "a data key has 32 bytes, not 16", key=bytes(16))
 
 
 def test_one_salt_gives_one_file_key_and_another_salt_another():
@@ -88,7 +89,7 @@ def test_a_cut_file_is_refused(end):
 
 def test_a_file_cut_between_chunks_with_its_size_adjusted_is_refused():
     short = SEALED[:16] + struct.pack(">Q", 4 * 256) + SEALED[24 : HEADER_BYTES + 4 * CHUNK_BYTES]
-    refused(short, "chunk", "chunk 0 of 4 does not authenticate")
+    refused(short, "key", "the header was changed")
 
 
 def test_bytes_after_the_last_chunk_are_refused():
@@ -111,34 +112,107 @@ def test_a_chunk_of_another_file_under_the_same_key_is_refused():
     refused(spliced, "chunk", "chunk 1 of 5")
 
 
-def test_the_last_chunk_of_a_shorter_file_does_not_end_a_longer_one():
-    """The same key, salt and plaintext, so that only the final flag and the header differ."""
-    short = artifact.encrypt(PLAINTEXT[:512], KEY, salt=SALT, chunk_bytes=256)
-    refused(SEALED[:HEADER_BYTES] + chunk(0) + chunk(1, short), "chunk", "chunk 1 of 5")
-
-
-def test_a_plaintext_that_is_not_the_headers_is_refused():
-    """Made by whoever has the key: every chunk authenticates, and the digest does not."""
-    header = artifact.Header(chunk_bytes=256, size_bytes=4, plaintext=Digest.of(b"said"), salt=SALT)
+def forged(plaintext: bytes, said: bytes) -> bytes:
+    """By who has the data key: every chunk authenticates, and the digest is another one's."""
+    header = artifact.make_header(
+        KEY, plaintext=Digest.of(said), size_bytes=len(plaintext), salt=SALT, chunk_bytes=256
+    )
     sink = io.BytesIO()
-    with pytest.raises(ValueError, match="not the one its header describes"):
-        artifact.seal(io.BytesIO(b"done"), sink, KEY, header)
-    refused(sink.getvalue(), "plaintext", "not the one its header names")
+    artifact.seal(io.BytesIO(plaintext), sink, KEY, header)
+    return sink.getvalue()
 
 
-def test_sealing_more_than_the_header_says_is_our_own_mistake():
-    header = artifact.Header(chunk_bytes=256, size_bytes=4, plaintext=Digest.of(b"said"), salt=SALT)
-    with pytest.raises(ValueError, match="not the one its header describes"):
-        artifact.seal(io.BytesIO(b"said" * 200), io.BytesIO(), KEY, header)
+def test_the_final_chunk_is_no_other_chunk(monkeypatch):
+    """The same key, digest and place: only the flag of the last one differs."""
+    honest = artifact._associated
+    monkeypatch.setattr(artifact, "_associated", lambda header, index: honest(header, index)[:-1] + b"\0")
+    unflagged = artifact.encrypt(PLAINTEXT, KEY, salt=SALT, chunk_bytes=256)
+    monkeypatch.undo()
+    assert unflagged[:-CHUNK_BYTES] == SEALED[:-CHUNK_BYTES]
+    refused(unflagged, "chunk", "chunk 4 of 5")
+
+
+def test_a_plaintext_that_is_not_the_wanted_one_is_refused():
+    lied = forged(b"done", b"said")
+    for data, wanted in ((SEALED, b"other"), (lied, b"said")):
+        with pytest.raises(NotGenuine, match=f"want {Digest.of(wanted)}, got sha256:") as caught:
+            artifact.decrypt(io.BytesIO(data), io.BytesIO(), KEY, Digest.of(wanted))
+        assert caught.value.code == "artifact.plaintext"
+
+
+@pytest.mark.parametrize("size", [3, 5, 800])
+def test_sealing_more_or_less_than_the_header_says_is_our_own_mistake(size):
+    header = artifact.make_header(KEY, plaintext=Digest.of(b"said"), size_bytes=4, salt=SALT, chunk_bytes=256)
+    with pytest.raises(ValueError, match="not as long as its header says"):
+        artifact.seal(io.BytesIO(bytes(size)), io.BytesIO(), KEY, header)
+
+
+def test_two_data_keys_do_not_open_one_file():
+    """The commitment: GCM alone would let somebody with two keys make one file of both."""
+    header = artifact.read_header(io.BytesIO(SEALED))
+    assert artifact._derive(KEY, header)[1] == header.commitment
+    swapped = SEALED[:88] + bytes(32) + SEALED[HEADER_BYTES:]
+    refused(swapped, "key", "the header was changed")
+
+
+class TestAtAnyPlace:
+    def file(self, data: bytes = SEALED, before: bytes = b"") -> artifact.Opened:
+        stream = io.BytesIO(before + data)
+        stream.seek(len(before))
+        return artifact.Opened(stream, KEY)
+
+    @given(st.lists(st.tuples(st.integers(0, 1400), st.integers(0, 700)), max_size=8))
+    def test_it_reads_as_the_plaintext_does(self, reads):
+        ours, plain = self.file(before=b"a tar's header"), io.BytesIO(PLAINTEXT)
+        for at, size in reads:
+            assert ours.seek(at) == plain.seek(at) == ours.tell()
+            assert ours.read(size) == plain.read(size)
+
+    def test_it_is_a_file_to_others(self):
+        with io.BufferedReader(self.file()) as stream:
+            assert stream.read() == PLAINTEXT
+            assert stream.seek(-3, io.SEEK_END) == 1277
+            assert stream.read() == PLAINTEXT[-3:]
+            assert (stream.readable(), stream.seekable()) == (True, True)
+            with pytest.raises(ValueError, match="before the beginning"):
+                self.file().seek(-1)
+
+    def test_what_is_touched_is_authenticated(self):
+        damaged = bytearray(SEALED)
+        damaged[HEADER_BYTES + 2 * CHUNK_BYTES] ^= 1
+        ours = self.file(bytes(damaged))
+        assert ours.read(512) == PLAINTEXT[:512]
+        with pytest.raises(NotGenuine, match="chunk 2 of 5") as caught:
+            ours.read(1)
+        assert caught.value.code == "artifact.chunk"
+        ours.seek(768)
+        assert ours.read() == PLAINTEXT[768:]
+
+    def test_a_file_of_another_length_is_refused_before_anything_is_read(self):
+        for data, code in ((SEALED[:-1], "truncated"), (SEALED + b"\0", "trailing")):
+            with pytest.raises(NotGenuine) as caught:
+                self.file(data)
+            assert caught.value.code == f"artifact.{code}"
+
+    def test_one_that_is_cut_later_is_refused_then(self):
+        stream = io.BytesIO(SEALED)
+        ours = artifact.Opened(stream, KEY)
+        stream.truncate(HEADER_BYTES + CHUNK_BYTES)
+        assert ours.read(256) == PLAINTEXT[:256]
+        with pytest.raises(NotGenuine, match="chunk 1 of 5 is cut short"):
+            ours.read(1)
+
+    def test_an_empty_one_is_empty(self):
+        assert self.file(artifact.encrypt(b"", KEY, salt=SALT)).read() == b""
 
 
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"", Malformed, "header: want TALLYENC and 88 bytes"),
-        (SEALED[:87], Malformed, "header: want TALLYENC"),
+        (b"", Malformed, "header: want TALLYENC and 120 bytes"),
+        (SEALED[:119], Malformed, "header: want TALLYENC"),
         (b"X" + SEALED[1:], Malformed, "header: want TALLYENC"),
-        (SEALED[:8] + b"\0\0\0\2" + SEALED[12:], Unsupported, "version: want 1, got 2"),
+        (SEALED[:8] + b"\0\0\0\1" + SEALED[12:], Unsupported, "version: want 2, got 1"),
         (SEALED[:12] + bytes(4) + SEALED[16:], Malformed, "chunk size: want 1 to 16777216 bytes, got 0"),
         (SEALED[:12] + b"\xff" * 4 + SEALED[16:], Malformed, "chunk size"),
         (SEALED[:16] + b"\xff" * 8 + SEALED[24:], Malformed, "size: want at most 4294967296 chunks"),
@@ -149,23 +223,25 @@ def test_what_is_no_artifact_is_named(data, error, words):
         opened(data)
 
 
-def test_a_salt_has_one_size():
-    with pytest.raises(ValueError, match="a salt has 32 bytes, not 31"):
-        artifact.encrypt(b"", KEY, salt=SALT[:-1])
+def test_a_salt_and_a_data_key_have_one_size():
+    for key, salt in ((KEY, SALT[:-1]), (KEY[:-1], SALT)):
+        with pytest.raises(ValueError, match="a salt has 32 bytes and a data key 32"):
+            artifact.encrypt(b"", key, salt=salt)
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_the_format_is_the_one_that_is_written_down(number):
-    """docs/evidence-tpm.md, "Encrypted artifacts", computed from its words with other code."""
+    """docs/models.md, "Encrypted artifacts", computed from its words with other code."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    info = b"tallystick encrypted artifact v1"
-    file_key = HKDF(hashes.SHA256(), 32, SALT, info).derive(KEY)
+    info = b"tallystick encrypted artifact v2" + SEALED[:88]
+    made = HKDF(hashes.SHA256(), 64, SALT, info).derive(KEY)
+    assert made[32:] == SEALED[88:120]
     nonce = bytes(4) + number.to_bytes(8, "big")
-    associated = SEALED[:88] + number.to_bytes(8, "big") + (b"\1" if number == 4 else b"\0")
-    part = AESGCM(file_key).decrypt(nonce, chunk(number), associated)
+    associated = Digest.of(PLAINTEXT).value + number.to_bytes(8, "big") + (b"\1" if number == 4 else b"\0")
+    part = AESGCM(made[:32]).decrypt(nonce, chunk(number), associated)
     assert part == PLAINTEXT[256 * number : 256 * number + 256]
 
 

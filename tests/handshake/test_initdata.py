@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tomllib
 from contextlib import suppress
 
@@ -11,26 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.handshake import initdata
 
-WEIGHTS = initdata.Artifact(
-    name="weights",
-    file="weights.tsenc",
-    ciphertext=Digest.of(b"c"),
-    plaintext=Digest.of(b"p"),
-    key="confidential-inference/weights/v1",
-)
-TOKENIZER = initdata.Artifact(
-    name="tokenizer",
-    file="tokenizer.tsenc",
-    ciphertext=Digest.of(b"d"),
-    plaintext=Digest.of(b"q"),
-    key="confidential-inference/tokenizer/v1",
-)
-MANIFEST = initdata.artifacts_text((WEIGHTS, TOKENIZER))
-DATA = {initdata.ARTIFACTS: MANIFEST, initdata.AGENT: initdata.agent_text("http://10.0.2.100:8777")}
+DATA = {initdata.ARTIFACTS: '{"schema": "x"}', initdata.AGENT: initdata.agent_text("http://10.0.2.100:8777")}
 TOML = initdata.make(DATA)
 
 
@@ -38,7 +21,7 @@ def test_it_reads_what_it_made():
     found = initdata.parse(TOML)
     assert dict(found.data) == DATA
     assert found.algorithm == "sha256"
-    assert initdata.parse_artifacts(found.text(initdata.ARTIFACTS)) == (WEIGHTS, TOKENIZER)
+    assert found.text(initdata.ARTIFACTS) == DATA[initdata.ARTIFACTS]
     assert initdata.broker_url(found) == "http://10.0.2.100:8777"
 
 
@@ -91,36 +74,6 @@ def test_a_name_that_would_need_quoting_is_refused():
         initdata.make({'a"b': "x"})
 
 
-def _manifest(**changes: object) -> str:
-    document = json.loads(MANIFEST)
-    document["artifacts"][0].update(changes)
-    return json.dumps(document)
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "words"),
-    [
-        ("[]", Malformed, "want a JSON object"),
-        ('{"schema": "tallystick/artifacts/v2"}', Unsupported, "schema: want tallystick/artifacts/v1"),
-        ('{"schema": "tallystick/artifacts/v1", "artifacts": []}', Malformed, "want at least one artifact"),
-        ('{"schema": "tallystick/artifacts/v1", "artifacts": 3}', Malformed, "want at least one artifact"),
-        (_manifest(extra=1), Malformed, "extra: want one of name, file"),
-        (MANIFEST.replace('"schema"', '"x": 1, "schema"'), Malformed, "x: want one of schema, artifacts"),
-        (_manifest(file="../weights"), Malformed, "file: want a plain file name"),
-        (_manifest(file="a/b"), Malformed, "file: want a plain file name"),
-        (_manifest(name=""), Malformed, "name: want a plain file name"),
-        (_manifest(name="tokenizer"), Malformed, "name: want each once"),
-        (_manifest(file="tokenizer.tsenc"), Malformed, "file: want each once"),
-        (_manifest(key="weights"), Malformed, "key: path: want repository/type/tag"),
-        (_manifest(sha256_plaintext="AB" * 32), Malformed, "sha256_plaintext: want 64 lower-case hex digits"),
-        (_manifest(sha256_ciphertext="ab"), Malformed, "sha256_ciphertext: want 64 lower-case hex digits"),
-    ],
-)
-def test_what_is_no_manifest_is_named(text, error, words):
-    with pytest.raises(error, match=words):
-        initdata.parse_artifacts(text)
-
-
 @pytest.mark.parametrize(
     ("agent", "words"),
     [
@@ -156,13 +109,4 @@ def test_damaged_text_is_read_or_refused_by_name(at, byte, end):
     damaged[at] = byte
     with suppress(Malformed, Unsupported):
         found = initdata.parse(bytes(damaged[:end]))
-        initdata.parse_artifacts(found.text(initdata.ARTIFACTS))
         initdata.broker_url(found)
-
-
-@given(
-    st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("utf-8", "surrogateescape"))
-)
-def test_any_text_is_a_manifest_or_refused_by_name(text):
-    with suppress(Malformed, Unsupported):
-        initdata.parse_artifacts(text)

@@ -19,6 +19,7 @@ from tallystick.core.errors import Malformed, Misuse, NotGenuine, Unreachable
 from tallystick.formats import intoto, oms
 from tallystick.formats.oms import HashType, Method, Serialization
 from tallystick.handshake import initdata
+from tallystick.handshake.manifest import Artifact, Images, Manifest
 from tallystick.measure import hostdata
 from tallystick.measure import model as models
 
@@ -145,12 +146,15 @@ def test_init_data_binds_the_model_by_its_list(folder):
 def test_init_data_binds_the_model_by_its_artifacts(folder):
     found = models.read(folder)
     artifacts = tuple(
-        initdata.Artifact(
-            name=f"a{n}", file=f"a{n}.tsenc", ciphertext=Digest.of(b"c"), plaintext=one.sha256, key="a/b/c"
+        Artifact(
+            name=f"a{n}", kind="other", file=f"a{n}.tsenc", size_bytes=one.size_bytes,
+            ciphertext=Digest.of(b"c"), plaintext=one.sha256, key="a/b/c",
         )
         for n, one in enumerate(found.files)
-    )
-    bound = initdata.make({initdata.ARTIFACTS: initdata.artifacts_text(artifacts)})
+    )  # fmt: skip
+    images = (Images(name="image", versions=("1",)),)
+    manifest = Manifest(name="net", version="1", policy=Digest.of(b"p"), images=images, artifacts=artifacts)
+    bound = initdata.make({initdata.ARTIFACTS: manifest.encode().decode()})
     models.check_init_data(found, hostdata.init_data(bound).data)
     changed_byte(folder)
     with pytest.raises(NotGenuine) as caught:

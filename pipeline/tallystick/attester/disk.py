@@ -14,13 +14,13 @@ from typing import BinaryIO, cast
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Unreachable
 from tallystick.core.findings import Finding
-from tallystick.handshake.initdata import Artifact
+from tallystick.handshake.manifest import Artifact
 
 INIT_DATA = "initdata.toml"
 PROMPT = "prompt.txt"
 
 _WHAT = "data disk"
-_MAX_FILES = 64
+_MAX_FILES = 256
 
 
 class DataDisk:

@@ -25,10 +25,10 @@ from tallystick.attester.evidence import read_event_log
 from tallystick.attester.measured import measure
 from tallystick.attester.tpm import Tpm, open_tpm
 from tallystick.core.digests import Digest
-from tallystick.core.errors import Exit, Malformed, NotGenuine, TallystickError
-from tallystick.core.findings import Finding
-from tallystick.handshake import artifact, initdata
-from tallystick.handshake.initdata import Artifact
+from tallystick.core.errors import Exit, Malformed, TallystickError
+from tallystick.handshake import artifact, initdata, wrapping
+from tallystick.handshake import manifest as manifests
+from tallystick.handshake.manifest import Artifact, Manifest
 
 DISK = Path("/dev/vda")
 LINE = "TALLY "
@@ -74,8 +74,8 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
     else:  # its digest is in what the host launched: HOST_DATA, MRCONFIGID
         say("read", init_data=str(Digest.of(toml)))
     init = initdata.parse(toml)
-    manifest = initdata.parse_artifacts(init.text(initdata.ARTIFACTS))
-    for one in manifest:
+    manifest = manifests.parse(init.text(initdata.ARTIFACTS).encode("utf-8"))
+    for one in manifest.artifacts:
         disk.check(one)
     url = machine.broker_url or initdata.broker_url(init)
     client = KbsClient(url, tee=machine.tee)
@@ -87,14 +87,14 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
     until(attest, _BROKER_SECONDS)
     say("attested", broker=url, tee=machine.tee)
     opened: dict[str, bytes] = {}
-    for one in manifest:
-        opened[one.name] = _open(disk, one, client.fetch(one.key))
+    for one in manifest.artifacts:
+        opened[one.name] = _open(disk, manifest, one, client.fetch(one.key))
         say("opened", artifact=one.name, key=one.key, plaintext=str(one.plaintext))
     model = infer.load(_part(opened, "weights"), _part(opened, "tokenizer"))
 
     def renew() -> None:  # to be given the keys again is what the policy of that moment says
         attest()
-        for one in manifest:
+        for one in manifest.artifacts:
             client.fetch(one.key)
 
     with keeper.beside(renew, every_seconds=REATTEST_SECONDS) as check:
@@ -113,15 +113,15 @@ def prompts_of(disk: DataDisk, say: Say) -> Iterator[str]:
         yield line
 
 
-def _open(disk: DataDisk, one: Artifact, key: bytes) -> bytes:
+def _open(disk: DataDisk, manifest: Manifest, one: Artifact, broker_key: bytes) -> bytes:
     """Return the plaintext of ``one``, checked against the manifest that was measured."""
+    wrapped = wrapping.parse(disk.read(one.file + wrapping.SUFFIX, max_bytes=wrapping.MAX_BYTES))
     plaintext = io.BytesIO()
     with disk.open(one.file) as source:
-        artifact.decrypt(source, plaintext, key)
-    found = Digest.of(plaintext.getvalue())
-    if found != one.plaintext:
-        finding = Finding("artifact.plaintext", one.name, str(one.plaintext), str(found))
-        raise NotGenuine(f"artifact: {finding.message}", findings=[finding])
+        header = artifact.read_header(source)
+        data_key = wrapping.unwrap(wrapped, broker_key, wrapping.binding(manifest, one, header))
+        source.seek(0)
+        artifact.decrypt(source, plaintext, data_key, one.plaintext)
     return plaintext.getvalue()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Malformed
 
 
@@ -56,6 +58,49 @@ class Fields:
     def base64url(self, name: str, *, max_bytes: int = 1 << 20) -> bytes:
         """Return the bytes of a field in base64url without padding."""
         return self._decoded(name, unb64url, "base64url without padding (RFC 7515, section 2)", max_bytes)
+
+    def hex_bytes(self, name: str, size_bytes: int) -> bytes:
+        """Return the bytes of a field of so many lower-case hex digits.
+
+        Raises:
+            Malformed: anything else.
+        """
+        text = self.text(name)
+        if not re.fullmatch(f"[0-9a-f]{{{2 * size_bytes}}}", text):
+            raise self.bad(name, want=f"{2 * size_bytes} lower-case hex digits", got=repr(text))
+        return bytes.fromhex(text)
+
+    def sha256(self, name: str) -> Digest:
+        """Return the digest of a field ``sha256:<hex>``.
+
+        Raises:
+            Malformed: anything else.
+        """
+        text = self.text(name)
+        if not re.fullmatch("sha256:[0-9a-f]{64}", text):
+            raise self.bad(name, want="sha256: and 64 lower-case hex digits", got=repr(text))
+        return Digest(Algorithm.SHA256, bytes.fromhex(text[7:]))
+
+    def only(self, *names: str) -> None:
+        """Refuse fields that none of ``names`` is: for documents of our own.
+
+        Raises:
+            Malformed: there is one.
+        """
+        for name in self._values:
+            if name not in names:
+                raise self.bad(str(name), want="one of " + ", ".join(names), got="an unknown field")
+
+    def rows(self, name: str) -> list[Any]:
+        """Return a list field with at least one item.
+
+        Raises:
+            Malformed: anything else.
+        """
+        value = self._values.get(name)
+        if not isinstance(value, list) or not value:
+            raise self.bad(name, want="a list of at least one", got=kind(value) if value != [] else "none")
+        return value
 
     def bad(self, name: str, *, want: str, got: str) -> Malformed:
         """Return the error for the field ``name``; the caller raises it."""

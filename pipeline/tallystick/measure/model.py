@@ -24,6 +24,7 @@ from tallystick.core.findings import Finding
 from tallystick.formats import oms
 from tallystick.formats.oms import HashType, Manifest, Serialization
 from tallystick.handshake import initdata
+from tallystick.handshake import manifest as manifests
 
 SCHEMA = "tallystick/model/v1"
 ARGUMENT = "tally.model"  # kernel command line: tally.model=sha256:<hex>
@@ -174,7 +175,8 @@ def check_init_data(model: Model, data: Sequence[tuple[str, str]]) -> None:
         return
     if initdata.ARTIFACTS not in texts:
         raise _unbound("initdata", str(Digest.of(want)), f"no {INIT_DATA_NAME} and no {initdata.ARTIFACTS}")
-    named = {one.plaintext for one in initdata.parse_artifacts(texts[initdata.ARTIFACTS])}
+    manifest = manifests.parse(texts[initdata.ARTIFACTS].encode("utf-8", "surrogatepass"))
+    named = {one.plaintext for one in manifest.artifacts}
     findings = [
         Finding("model.initdata.unbound", file.name, str(file.sha256), f"not in {initdata.ARTIFACTS}")
         for file in model.files

@@ -1,26 +1,20 @@
-"""The demo's model: trained here, in a moment, on a short text that ships with the package; and sealed."""
+"""The demo's model: trained here, in a moment, on a short text that ships with the package."""
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from tallystick.core import jsondoc
-from tallystick.core.digests import Digest
 from tallystick.core.files import write_file
-from tallystick.handshake import artifact, initdata
 
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 LONGEST_CONTEXT = 6  # letters: more would recite the text, fewer would not make words
 
-_CHUNK_BYTES = 16 << 10  # so that even this model has several
 _SAFETENSORS_ALIGNMENT = 8  # huggingface/safetensors, README: the header is padded with spaces
 
 
@@ -56,44 +50,6 @@ def write(folder: Path) -> tuple[Path, Path]:
     write_file(folder / WEIGHTS, weights)
     write_file(folder / TOKENIZER, tokenizer)
     return folder / WEIGHTS, folder / TOKENIZER
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """What a guest is handed: init-data, which is measured, and the encrypted files that it names."""
-
-    init_data: bytes
-    files: Mapping[str, bytes]
-
-
-def seal(parts: Mapping[str, bytes], keys: Mapping[str, tuple[str, bytes]], *, broker_url: str) -> Deployment:
-    """Encrypt each part under its own key and name it in init-data.
-
-    Args:
-        parts: plaintexts by name: ``weights`` and ``tokenizer``.
-        keys: of each part its KBS resource path and its 32 bytes, the ones that the broker keeps.
-        broker_url: where the guest finds the broker; measured with the rest.
-    """
-    files: dict[str, bytes] = {}
-    artifacts = []
-    for name, plaintext in parts.items():
-        path, key = keys[name]
-        file = f"{name}.tsenc"
-        salt = os.urandom(artifact.SALT_BYTES)
-        files[file] = artifact.encrypt(plaintext, key, salt=salt, chunk_bytes=_CHUNK_BYTES)
-        artifacts.append(
-            initdata.Artifact(
-                name=name,
-                file=file,
-                ciphertext=Digest.of(files[file]),
-                plaintext=Digest.of(plaintext),
-                key=path,
-            )
-        )
-    agent = initdata.agent_text(broker_url)
-    manifest = initdata.artifacts_text(tuple(artifacts))
-    init_data = initdata.make({initdata.ARTIFACTS: manifest, initdata.AGENT: agent})
-    return Deployment(init_data=init_data, files=files)
 
 
 def _safetensors(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:

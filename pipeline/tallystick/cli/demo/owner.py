@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tallystick.build import recipe as recipes
 from tallystick.cli.demo import model
 from tallystick.cli.demo.machine import GUEST_BROKER_URL
 from tallystick.core.digests import Digest
 from tallystick.core.files import write_file
-from tallystick.handshake import artifact, initdata
-from tallystick.handshake.initdata import Artifact
+from tallystick.handshake.manifest import Images
+from tallystick.release import artifact_seal
+from tallystick.release.artifact_seal import Part, Plan
 
 KEYS = {"weights": "confidential-inference/weights/v1", "tokenizer": "confidential-inference/tokenizer/v1"}
 PROMPT = "the key"
 _KEY_BYTES = 32
+_CHUNK_BYTES = 64 << 10  # so that even this model has several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,30 +31,27 @@ class Sealed:
     keys: Mapping[str, Path]  # KBS resource path -> file with the key, 0600
 
 
-def seal(folder: Path) -> Sealed:
-    """Train the model into ``folder`` and encrypt it."""
+def seal(folder: Path, recipe: Path, policy: Path) -> Sealed:
+    """Train the model into ``folder`` and encrypt it for the image of ``recipe`` and the keys of ``policy``."""
     weights, tokenizer = model.write(folder)
-    files: dict[str, bytes] = {}
-    keys: dict[str, Path] = {}
-    listed: list[Artifact] = []
-    for name, path in (("weights", weights), ("tokenizer", tokenizer)):
-        plaintext, key = path.read_bytes(), secrets.token_bytes(_KEY_BYTES)
-        sealed = artifact.encrypt(plaintext, key, salt=secrets.token_bytes(artifact.SALT_BYTES))
-        files[f"{name}.tsenc"] = sealed
-        keys[KEYS[name]] = folder / f"{name}.key"
-        write_file(keys[KEYS[name]], key, mode=0o600)
-        listed.append(
-            Artifact(
-                name=name,
-                file=f"{name}.tsenc",
-                ciphertext=Digest.of(sealed),
-                plaintext=Digest.of(plaintext),
-                key=KEYS[name],
-            )
-        )
-    data = {
-        initdata.ARTIFACTS: initdata.artifacts_text(tuple(listed)),
-        initdata.AGENT: initdata.agent_text(GUEST_BROKER_URL),
-    }
-    write_file(folder / "init-data.toml", initdata.make(data))
-    return Sealed(init_data=folder / "init-data.toml", files=files, keys=keys)
+    image = recipes.parse(recipe.read_bytes())
+    keys = {path: secrets.token_bytes(_KEY_BYTES) for path in KEYS.values()}
+    plan = Plan(
+        name="tally-stick-letters",
+        version="1",
+        policy=Digest.of(policy.read_bytes()),
+        images=(Images(name=image.name, versions=(image.version,)),),
+        broker_url=GUEST_BROKER_URL,
+        chunk_bytes=_CHUNK_BYTES,
+    )
+    parts = [
+        Part(name=name, kind=name, path=path, key=KEYS[name])
+        for name, path in (("weights", weights), ("tokenizer", tokenizer))
+    ]
+    release = folder / "release"
+    artifact_seal.seal(release, plan, parts, keys)
+    places = {path: folder / f"{name}.key" for name, path in KEYS.items()}
+    for path, key in keys.items():
+        write_file(places[path], key, mode=0o600)
+    files = {path.name: path.read_bytes() for path in sorted((release / artifact_seal.FILES).iterdir())}
+    return Sealed(init_data=release / artifact_seal.INIT_DATA, files=files, keys=places)

@@ -93,9 +93,9 @@ def _seal(steps: Steps) -> Sealed:
     steps.heading("The model's owner trains a small language model and encrypts weights and tokenizer")
     folder = steps.workdir / "model"
     folder.mkdir()
-    sealed = owner.seal(folder)
+    sealed = owner.seal(folder, RECIPE, POLICY)
     sizes = ", ".join(f"{name} {len(data):,} bytes" for name, data in sealed.files.items())
-    steps.say(f"{sizes}; a key for each; the init-data names both and is measured")
+    steps.say(f"{sizes}; the init-data names both artifacts and is measured")
     return sealed
 
 
