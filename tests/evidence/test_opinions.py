@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
-import shutil
 import subprocess
 from datetime import UTC, datetime
 
 import pytest
 from support_corpus import ROOT, corpus
 from support_eventlog import ACTION, log
+from support_go import built, tool
 from support_tpm import ECDSA, RSASSA
 from support_tpm_evidence import EVENTS, NONCE, NOW, made
 
@@ -23,34 +22,15 @@ from tallystick.core.errors import Malformed, NotGenuine, Unsupported
 from tallystick.evidence import quote, snp_report, tpm_forms, tpm_quote
 from tallystick.formats import eventlog
 
-OPINION = ROOT / "tests" / "foreign" / "opinion"
 ROOTS = ROOT / "pipeline" / "tallystick" / "evidence" / "roots"
 AT = datetime(2025, 6, 20, tzinfo=UTC)
 FLIPS = 24
 
 
-def tool(name):
-    """Return the path of a program, or skip; in CI, fail."""
-    found = shutil.which(name)
-    if found is None:
-        reason = f"{name} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @pytest.fixture(scope="module")
 def opinion(tmp_path_factory):
     """Build the Go program; give a function that returns what it says."""
-    compiler, program = tool("go"), tmp_path_factory.mktemp("opinion") / "opinion"
-    command = [compiler, "build", "-mod=readonly", "-o", str(program), "."]
-    built = subprocess.run(command, cwd=OPINION, capture_output=True, check=False, text=True)
-    if built.returncode != 0:
-        reason = f"the Go modules can not be had: {built.stderr.strip()[-300:]}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = built("opinion", tmp_path_factory.mktemp("opinion"))
 
     def ask(*arguments, at=AT):
         moment = at.strftime("%Y-%m-%dT%H:%M:%SZ")
