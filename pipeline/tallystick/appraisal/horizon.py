@@ -47,12 +47,22 @@ def horizon(
 
 def bounds_of(form: NormalForm, claims: Claims) -> Iterator[datetime]:
     """Yield the last moment of everything in ``form`` and ``claims`` that has one. The evidence's age is apart."""
+    yield from bounds_of_form(form)
+    yield from bounds_of_claims(claims)
+
+
+def bounds_of_form(form: NormalForm) -> Iterator[datetime]:
+    """Yield the last moment of a policy and of each of its waivers."""
     yield form.not_after
+    for _, waiver in waivers(form):
+        yield waiver.until
+
+
+def bounds_of_claims(claims: Claims) -> Iterator[datetime]:
+    """Yield the last moment of the certificates and collateral behind a machine's claims, and its devices'."""
     for said in (claims, *claims.devices):
         if said.valid_until is not None:
             yield said.valid_until
-    for _, waiver in waivers(form):
-        yield waiver.until
 
 
 def waivers(form: NormalForm) -> Iterator[tuple[str, Waived]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tallystick.cli import attest_peer
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 from tallystick.core.errors import Misuse
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 app = command_app("Prove what runs on this machine, and get a key for it.")
+attest_peer.register(app)
 
 _DEVICE = "/dev/tpmrm0"
 _EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")

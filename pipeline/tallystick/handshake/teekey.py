@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,15 @@ class TeePublicKey:
         key = cls(alg=alg, members=tuple((name, fields.text(name, max_characters=1024)) for name in names))
         key.public_key()
         return key
+
+    def thumbprint(self) -> str:
+        """Return the key's JWK thumbprint with SHA-256: a name for the key, whatever it is used for.
+
+        Source: RFC 7638, section 3: the required members alone, in order, without white space.
+        """
+        required = {name: value for name, value in self.members if name != "alg"}
+        text = json.dumps(required, sort_keys=True, separators=(",", ":"))
+        return b64url(hashlib.sha256(text.encode()).digest())
 
     def public_key(self) -> EllipticCurvePublicKey | RSAPublicKey:
         """Return the key in the form that cryptography computes with."""
