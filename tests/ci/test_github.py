@@ -134,9 +134,9 @@ def team(tmp_path, checkout):
     identity = {"san": DAVE.san, "issuer": ISSUER}
     trust["builders"] = [{"identity": identity, "builder_id": f"https://github.com/{WORKFLOW}"}]
     (home / "trust.json").write_text(json.dumps(trust))
-    (checkout / "release").mkdir()
-    shutil.copy(home / "trust.json", checkout / "release")
-    shutil.copytree(home / "channels", checkout / "release/channels", ignore=shutil.ignore_patterns("*.key"))
+    (checkout / "tallystick").mkdir()
+    shutil.copy(home / "trust.json", checkout / "tallystick")
+    shutil.copytree(home / "channels", checkout / "tallystick/channels", ignore=shutil.ignore_patterns("*.key"))
     return home
 
 
