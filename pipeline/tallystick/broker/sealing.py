@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tallystick.broker.vaultservice import VaultService
 from tallystick.core.errors import Malformed, Misuse, NotGenuine, Unreachable, Unsupported
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 _NONCE_BYTES = 12
 _TAG_BITS = 128
-_SECONDS = (5, 20)  # to connect, and to answer
-_MAX_ANSWER_BYTES = 1 << 20
 _KEY_URL = re.compile(r"/v1/((?:[A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+)/keys/([A-Za-z0-9_.-]+)")
 
 Fields = dict[str, str]
@@ -127,24 +126,14 @@ class TransitSealer:
         """Prepare for the key at ``key_url``: ``https://host:8200/v1/transit/keys/NAME``. Nothing is sent yet.
 
         Raises:
-            Misuse: another form of address, plain HTTP to another machine, or no token (``vault.transit``).
+            Misuse: another form of address (``vault.transit``), or as :class:`VaultService` says.
         """
-        import requests
-
-        parts = urlsplit(key_url)
-        match = _KEY_URL.fullmatch(parts.path)
-        local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1")
-        if match is None or not (parts.scheme == "https" or local) or parts.query or "@" in parts.netloc:
+        match = _KEY_URL.fullmatch(urlsplit(key_url).path)
+        if match is None:
             want = "https://HOST:PORT/v1/MOUNT/keys/NAME"
             raise Misuse(f"transit key: want {want}, got {key_url[:120]}", code="vault.transit")
-        if not token:
-            raise Misuse("transit key: the service's token is missing", code="vault.transit")
-        self._base = f"{parts.scheme}://{parts.netloc}/v1/{match[1]}"
-        self._name = match[2]
-        self._session = requests.Session()
-        self._session.trust_env = False  # no credentials of ~/.netrc, no proxy for secrets
-        self._session.verify = str(ca) if ca is not None else True
-        self._session.headers["X-Vault-Token"] = token.decode("ascii", "replace")
+        self._mount, self._name = match[1], match[2]
+        self._service = VaultService(key_url, token, ca=ca)
 
     def seal(self, secret: bytes, beside: bytes) -> Fields:
         """Return the service's own ciphertext, which names the version of its key."""
@@ -160,30 +149,14 @@ class TransitSealer:
         return unb64(self._ask("decrypt", asked, "plaintext"), "plaintext")
 
     def _ask(self, what: str, asked: dict[str, str], wanted: str) -> str:
-        import json
-
-        import requests
-
-        try:
-            with self._session.post(
-                f"{self._base}/{what}/{self._name}",
-                json=asked,
-                timeout=_SECONDS,
-                stream=True,
-                allow_redirects=False,  # the token is for this address alone
-            ) as answer:
-                data = answer.raw.read(_MAX_ANSWER_BYTES + 1, decode_content=True)
-                status = answer.status_code
-        except requests.RequestException as error:
-            raise Unreachable(f"the transit engine: {type(error).__name__}", code="vault.sealer") from None
-        if what == "decrypt" and status == 400:
+        path = f"{self._mount}/{what}/{self._name}"
+        said = self._service.ask("POST", path, asked)
+        if what == "decrypt" and said.status == 400:
             raise not_genuine()
-        try:
-            found = json.loads(data)["data"][wanted] if status == 200 else None
-        except (ValueError, KeyError, TypeError):
-            found = None
-        if not isinstance(found, str) or len(data) > _MAX_ANSWER_BYTES:
-            raise Unreachable(f"the transit engine: {what} answers {status}", code="vault.sealer")
+        outer = said.data.get("data") if said.status == 200 and isinstance(said.data, dict) else None
+        found = outer.get(wanted) if isinstance(outer, dict) else None
+        if not isinstance(found, str):
+            raise self._service.unusable(path, said.status)
         return found
 
 

@@ -1,46 +1,38 @@
-"""The vault: one encrypted file for each key, under one master key.
+"""The vault: one sealed document for each key, under one master key.
 
-A key's identifier and its channel are authenticated together with its ciphertext, so a file that is renamed,
+A key's identifier and its channel are authenticated together with its ciphertext, so a document that is renamed,
 copied over another or edited opens for nobody, and a key can not change its channel (DESIGN.md, invariant 8).
-A destroyed key leaves a sealed tombstone, so its name can not be given to another key either.
+A destroyed key leaves a sealed tombstone, so its name can not be given to another key either. A key never changes:
+its rotation is another key, under the next tag, which says whose place it takes.
 
-Source: NIST SP 800-38D (AES-GCM); RFC 7914 (scrypt); RFC 8785 (the bytes that are authenticated).
+Source: RFC 8785 (the bytes that are authenticated).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, NewType
 
 import rfc8785
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tallystick.broker.sealing import LocalSealer, Sealer, b64, sealer_of, unb64
-from tallystick.broker.secretfiles import locked, private_folder, read_secret, write_secret
-from tallystick.core import jsondoc
-from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unreachable, Unsupported
+from tallystick.broker import vaultfile
+from tallystick.broker.places import NEW, Place
+from tallystick.broker.sealing import Sealer
+from tallystick.core.errors import Malformed, NotGenuine, Refused
 from tallystick.handshake.kbs import check_key
 
-VAULT_SCHEMA = "tallystick/vault/v1"
 KEY_SCHEMA = "tallystick/wrapped-key/v1"
 GENERATED_BYTES = 32  # AES-256, what an artifact's envelope takes
 MAX_KEY_BYTES = 64 << 10  # a KBS resource may be a certificate chain or a configuration, not only a key
-_MASTER_BYTES = 32
-_NONCE_BYTES = 12
-_SALT_BYTES = 16
-_MAX_FILE_BYTES = 2 * MAX_KEY_BYTES
-_SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}  # OWASP Password Storage: 32 MiB, about 0.1 s
-_SCRYPT_MEMORY_BYTES = 64 << 20
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_COUNTED = re.compile(r"(.*?)([0-9]{1,9})")
 
 KeyId = NewType("KeyId", str)
 
@@ -54,13 +46,14 @@ class KeyState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """What may be shown of a key: everything but its secret. Its file has held."""
+    """What may be shown of a key: everything but its secret. Its document has held."""
 
     key: KeyId
     channel: str
     state: KeyState
     origin: str  # "generated" | "imported"
     made_at: datetime
+    replaces: str = ""  # the key that this one was made to follow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -96,75 +89,45 @@ def channel_name(text: str) -> str:
     return text
 
 
+def next_key(key: KeyId) -> KeyId:
+    """Return the key that follows ``key``: the same path with the number at its end raised by one.
+
+    Raises:
+        Malformed: its tag does not end in a number, so the next one must be named.
+    """
+    counted = _COUNTED.fullmatch(key)
+    if counted is None:
+        raise Malformed(
+            "key", at="tag", want="a tag that ends in a number, or --to with the next one", got=key
+        )
+    return key_id(f"{counted[1]}{int(counted[2]) + 1}")
+
+
 class Vault:
-    """The keys under one folder, sealed by one sealer; opens one key's file at a time."""
+    """The keys in one place, sealed by one sealer; opens one key at a time."""
 
-    __slots__ = ("_folder", "_sealer")
+    __slots__ = ("_place", "_sealer")
 
-    def __init__(self, folder: Path, sealer: Sealer) -> None:
-        self._folder = folder
+    def __init__(self, place: Place, sealer: Sealer) -> None:
+        self._place = place
         self._sealer = sealer
 
     @classmethod
     def create(
-        cls, folder: Path, *, passphrase: str | None = None, master: Mapping[str, str] | None = None
+        cls,
+        folder: Path,
+        *,
+        passphrase: str | None = None,
+        master: Mapping[str, str] | None = None,
+        kv: Mapping[str, str] | None = None,
     ) -> Vault:
-        """Make an empty vault in ``folder``; its master key is random, in a 0600 file.
-
-        With a ``passphrase`` the file holds it encrypted under scrypt of the passphrase.
-
-        Args:
-            master: where the master key is instead: ``{"master": "pkcs11", "key": URI}`` or
-                ``{"master": "transit", "key": URL, "ca": file}``. The passphrase is then the PIN or the token.
-
-        Raises:
-            Misuse: there is a vault already (``vault.exists``), or the passphrase is empty.
-            TallystickError: as the token or the service says; a secret must come back before the vault is made.
-        """
-        if (folder / "vault.json").exists():
-            raise Misuse(f"{folder} is a vault already", code="vault.exists")
-        if master is not None:
-            document: dict[str, Any] = {"schema": VAULT_SCHEMA, **master}
-            sealer = sealer_of(document, _encoded(passphrase))
-            _try(sealer)
-            private_folder(folder / "keys")
-            write_secret(folder / "vault.json", rfc8785.dumps(document))
-            return cls(folder, sealer)
-        private_folder(folder / "keys")
-        key = secrets.token_bytes(_MASTER_BYTES)
-        if passphrase is None:
-            document = {"schema": VAULT_SCHEMA, "master": "file"}
-            write_secret(folder / "master.key", key)
-        else:
-            document = {"schema": VAULT_SCHEMA, "master": "passphrase", **_lock(key, passphrase)}
-        write_secret(folder / "vault.json", rfc8785.dumps(document))
-        return cls(folder, LocalSealer(key))
+        """Make an empty vault; arguments and errors as :func:`vaultfile.create`."""
+        return cls(*vaultfile.create(folder, passphrase=passphrase, master=master, kv=kv))
 
     @classmethod
     def open(cls, folder: Path, *, passphrase: str | None = None) -> Vault:
-        """Open the vault in ``folder``.
-
-        Raises:
-            Misuse: there is none, or it wants a passphrase and got none, or the other way round.
-            Malformed: ``vault.json`` is not what this program writes.
-            Unsupported: another schema or way to keep the master key.
-            NotGenuine: a file that others can read, or a wrong passphrase.
-        """
-        document = _document(folder / "vault.json", "vault", VAULT_SCHEMA)
-        kept = document.get("master")
-        if kept == "file":
-            if passphrase is not None:
-                raise Misuse(f"the vault in {folder} has no passphrase", code="vault.passphrase")
-            master = read_secret(folder / "master.key", "vault master key", max_bytes=_MASTER_BYTES)
-        elif kept == "passphrase":
-            if passphrase is None:
-                raise Misuse(f"the vault in {folder} wants a passphrase", code="vault.passphrase")
-            master = _unlock(document, passphrase)
-        else:
-            return cls(folder, sealer_of(document, _encoded(passphrase)))
-        if len(master) != _MASTER_BYTES:
-            raise Malformed("vault", at="master.key", want=f"{_MASTER_BYTES} bytes", got=f"{len(master)}")
-        return cls(folder, LocalSealer(master))
+        """Open the vault in ``folder``; errors as :func:`vaultfile.load`."""
+        return cls(*vaultfile.load(folder, passphrase=passphrase))
 
     def generate(self, key: KeyId, *, channel: str, now: datetime) -> KeyRecord:
         """Make a random 256-bit key and return its record; the secret is never returned.
@@ -173,6 +136,23 @@ class Vault:
             Refused: the name is taken, by a live key or by a destroyed one (``key.exists``).
         """
         return self._add(key, channel, "generated", secrets.token_bytes(GENERATED_BYTES), now)
+
+    def rotate(self, key: KeyId, to: KeyId, *, now: datetime, secret: bytes = b"") -> KeyRecord:
+        """Make ``to``, a key of the same channel that takes the place of ``key``, and return its record.
+
+        ``key`` stays as it is: a policy that names it still releases it, until it is destroyed.
+
+        Args:
+            secret: made elsewhere; empty makes a random one.
+
+        Raises:
+            Refused: ``key`` is no live key, or the name ``to`` is taken.
+        """
+        channel = self.material(key).record.channel
+        if secret:
+            self.check_secret(secret)
+            return self._add(to, channel, "imported", secret, now, replaces=key)
+        return self._add(to, channel, "generated", secrets.token_bytes(GENERATED_BYTES), now, replaces=key)
 
     def bring(self, key: KeyId, secret: bytes, *, channel: str, now: datetime) -> KeyRecord:
         """Keep ``secret``, made elsewhere, as ``key`` and return its record.
@@ -199,16 +179,11 @@ class Vault:
         Raises:
             Refused: there is no such key, or it is destroyed already.
         """
-        with locked(self._folder / "lock"):
-            found = self.material(key).record
-            gone = KeyRecord(
-                key=key,
-                channel=found.channel,
-                state=KeyState.DESTROYED,
-                origin=found.origin,
-                made_at=now.astimezone(UTC).replace(microsecond=0),
-            )
-            write_secret(self._path(key), self._seal(gone, b""))
+        found, version = self._live(key)
+        gone = replace(
+            found.record, state=KeyState.DESTROYED, made_at=now.astimezone(UTC).replace(microsecond=0)
+        )
+        self._place.write(_name(key), self._seal(gone, b""), after=version)
         return gone
 
     def material(self, key: KeyId) -> KeyMaterial:
@@ -218,64 +193,74 @@ class Vault:
             Refused: there is no such key (``key.missing``), or it was destroyed (``key.destroyed``).
             NotGenuine: its file does not open under this master key and this name (``vault.not-genuine``).
         """
-        path = self._path(key)
-        if not path.exists():
-            raise Refused(f"there is no key {key}", code="key.missing")
-        found = self._unseal(path)
-        if found.record.key != key:
-            raise NotGenuine(
-                f"{path}: want key {key}, got the file of key {found.record.key}", code="vault.not-genuine"
-            )
-        if found.record.state is KeyState.DESTROYED:
-            raise Refused(f"the key {key} was destroyed", code="key.destroyed")
-        return found
+        return self._live(key)[0]
 
     def record(self, key: KeyId) -> KeyRecord | None:
         """Return what may be shown of ``key``, destroyed or not; None when there never was one."""
-        path = self._path(key)
-        return self._unseal(path).record if path.exists() else None
+        kept = self._place.read(_name(key))
+        return None if kept is None else self._unseal(kept.data, _name(key)).record
 
     def records(self) -> tuple[KeyRecord, ...]:
         """Return every key's record, sorted by name."""
-        found = [self._unseal(path).record for path in (self._folder / "keys").glob("*.json")]
+        kept = ((name, self._place.read(name)) for name in self._place.names())
+        found = [self._unseal(one.data, name).record for name, one in kept if one is not None]
         return tuple(sorted(found, key=lambda record: record.key))
 
-    def _path(self, key: KeyId) -> Path:
-        return self._folder / "keys" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    def _live(self, key: KeyId) -> tuple[KeyMaterial, int]:
+        kept = self._place.read(_name(key))
+        if kept is None:
+            raise Refused(f"there is no key {key}", code="key.missing")
+        found = self._unseal(kept.data, _name(key))
+        if found.record.key != key:
+            raise NotGenuine(
+                f"key {key}: want key {key}, got the file of key {found.record.key}", code="vault.not-genuine"
+            )
+        if found.record.state is KeyState.DESTROYED:
+            raise Refused(f"the key {key} was destroyed", code="key.destroyed")
+        return found, kept.version
 
-    def _add(self, key: KeyId, channel: str, origin: str, secret: bytes, now: datetime) -> KeyRecord:
+    def _add(
+        self, key: KeyId, channel: str, origin: str, secret: bytes, now: datetime, *, replaces: str = ""
+    ) -> KeyRecord:
         made_at = now.astimezone(UTC).replace(microsecond=0)
         record = KeyRecord(
-            key=key, channel=channel_name(channel), state=KeyState.LIVE, origin=origin, made_at=made_at
+            key=key,
+            channel=channel_name(channel),
+            state=KeyState.LIVE,
+            origin=origin,
+            made_at=made_at,
+            replaces=replaces,
         )
-        with locked(self._folder / "lock"):
-            taken = self.record(key)
-            if taken is not None:
-                raise Refused(
-                    f"the name {key} is taken by a {taken.state.value} key of channel {taken.channel};"
-                    " a key keeps its channel for life, so take the next tag",
-                    code="key.exists",
-                )
-            write_secret(self._path(key), self._seal(record, secret))
+        if (taken := self.record(key)) is not None:
+            raise Refused(
+                f"the name {key} is taken by a {taken.state.value} key of channel {taken.channel};"
+                " a key keeps its channel for life, so take the next tag",
+                code="key.exists",
+            )
+        self._place.write(_name(key), self._seal(record, secret), after=NEW)
         return record
 
     def _seal(self, record: KeyRecord, secret: bytes) -> bytes:
         head = _head(record)
         return rfc8785.dumps({**head, **self._sealer.seal(secret, rfc8785.dumps(head))})
 
-    def _unseal(self, path: Path) -> KeyMaterial:
-        document = _document(path, "key file", KEY_SCHEMA)
-        sealed = {name: document.pop(name, None) for name in self._sealer.fields}
+    def _unseal(self, data: bytes, name: str) -> KeyMaterial:
+        document = vaultfile.document(data, "key file", name, KEY_SCHEMA)
+        sealed = {field: document.pop(field, None) for field in self._sealer.fields}
         try:
             secret = self._sealer.unseal(sealed, rfc8785.dumps(document))
         except NotGenuine as error:
-            raise NotGenuine(f"{path}: {error.message}", code=error.code) from None
+            raise NotGenuine(f"key document {name}: {error.message}", code=error.code) from None
         return KeyMaterial(record=_record(document), secret=secret)
+
+
+def _name(key: KeyId) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _head(record: KeyRecord) -> dict[str, str]:
     """What is authenticated beside the secret, and readable without the master key."""
-    return {
+    head = {
         "schema": KEY_SCHEMA,
         "key": record.key,
         "channel": record.channel,
@@ -283,6 +268,7 @@ def _head(record: KeyRecord) -> dict[str, str]:
         "origin": record.origin,
         "made_at": record.made_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    return {**head, "replaces": record.replaces} if record.replaces else head
 
 
 def _record(head: dict[str, Any]) -> KeyRecord:
@@ -292,59 +278,5 @@ def _record(head: dict[str, Any]) -> KeyRecord:
         state=KeyState(head["state"]),
         origin=head["origin"],
         made_at=datetime.fromisoformat(head["made_at"]),
+        replaces=head.get("replaces", ""),
     )
-
-
-def _encoded(passphrase: str | None) -> bytes | None:
-    return None if passphrase is None else passphrase.encode()
-
-
-def _try(sealer: Sealer) -> None:
-    """Seal and unseal something, so that a vault is never made whose keys would be lost.
-
-    Raises:
-        Unreachable: something else came back (``vault.sealer``).
-    """
-    probe = secrets.token_bytes(GENERATED_BYTES)
-    if sealer.unseal(sealer.seal(probe, b"probe"), b"probe") != probe:
-        raise Unreachable("the master key does not give back what it sealed", code="vault.sealer")
-
-
-def _lock(master: bytes, passphrase: str) -> dict[str, Any]:
-    salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
-    head: dict[str, Any] = {"kdf": "scrypt", **_SCRYPT, "salt": b64(salt)}
-    sealed = AESGCM(_stretch(passphrase, salt)).encrypt(nonce, master, rfc8785.dumps(head))
-    return {**head, "nonce": b64(nonce), "sealed": b64(sealed)}
-
-
-def _unlock(document: dict[str, Any], passphrase: str) -> bytes:
-    head: dict[str, Any] = {name: document.get(name) for name in ("kdf", *_SCRYPT, "salt")}
-    if {name: head[name] for name in ("kdf", *_SCRYPT)} != {"kdf": "scrypt", **_SCRYPT}:
-        raise Unsupported("vault", at="kdf", want=f"scrypt with {_SCRYPT}", got=str(head))
-    salt = unb64(head["salt"], "salt")
-    nonce, sealed = (unb64(document.get(name), name) for name in ("nonce", "sealed"))
-    try:
-        return AESGCM(_stretch(passphrase, salt)).decrypt(nonce, sealed, rfc8785.dumps(head))
-    except (InvalidTag, ValueError):
-        raise NotGenuine("the vault does not open with this passphrase", code="vault.passphrase") from None
-
-
-def _stretch(passphrase: str, salt: bytes) -> bytes:
-    if not passphrase:
-        raise Misuse("the vault's passphrase is empty", code="vault.passphrase")
-    return hashlib.scrypt(
-        passphrase.encode(), salt=salt, dklen=_MASTER_BYTES, maxmem=_SCRYPT_MEMORY_BYTES, **_SCRYPT
-    )
-
-
-def _document(path: Path, what: str, schema: str) -> dict[str, Any]:
-    if not path.parent.is_dir():
-        raise Misuse(
-            f"{what}: there is no folder {path.parent}; run `tally broker init`", code="file.missing"
-        )
-    document = jsondoc.loads(read_secret(path, what, max_bytes=_MAX_FILE_BYTES), what)
-    if not isinstance(document, dict):
-        raise Malformed(what, at=str(path), want="an object", got=type(document).__name__)
-    if document.get("schema") != schema:
-        raise Unsupported(what, at="schema", want=schema, got=str(document.get("schema")))
-    return document
