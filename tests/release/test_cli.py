@@ -11,6 +11,7 @@ from release import world as worlds
 from sbom import builds
 
 from tallystick.cli.app import _run
+from tallystick.core.files import write_file
 from tallystick.release import gates, index, keys
 from tallystick.release.diff import Difference
 from tallystick.signing import trust as trust_file
@@ -342,3 +343,38 @@ def test_revoking_by_component_and_vulnerability_shows_counts_first(place, tally
     counts = done["affected"]
     assert (counts["components"], counts["releases"], counts["measurements"]) == (1, 1, 1)
     assert tally("channel", "show", "staging")["releases"] == []
+
+
+def test_the_online_key_is_exchanged_on_the_command_line(place, tally):
+    folder = place / "work/channels/staging"
+    fresh = keys.make(place / "fresh", "online")
+    (place / "online.pem").write_text(keys.public_pem(fresh.public_key))
+    said = tally("channel", "rotate", "staging", "--online", place / "online.pem", "--as", "bob")
+    assert not said["live"]
+    assert "online-next.key" in said["lacks"]
+    (place / "fresh" / keys.KEY_FILE).rename(folder / "online-next.key")
+    assert not tally("channel", "rotate", "staging", "--as", "carol")["live"]
+    said = tally("channel", "rotate", "staging", "--as", "alice")
+    assert (said["live"], said["online_keyids"]) == (True, [fresh.keyid])
+    assert not (folder / "online-next.key").exists()
+    assert tally("channel", "refresh", "staging")["version"] == 3
+    tally("channel", "rotate", "staging", "--online", place / "no.pem", "--as", "bob", code=2)
+    (place / "odd.pem").write_text("odd")
+    tally("channel", "rotate", "staging", "--online", place / "odd.pem", "--as", "bob", code=3)
+
+
+def test_an_exchange_that_stopped_before_the_key_had_its_name_is_gone_on_with(place, tally):
+    folder = place / "work/channels/staging"
+    fresh = keys.make(folder, "online", file="online-next.key")
+    (place / "online.pem").write_text(keys.public_pem(fresh.public_key))
+    old = (folder / "online.key").read_bytes()
+    for arguments in (
+        ("--online", place / "online.pem", "--as", "bob"),
+        ("--as", "carol"),
+        ("--as", "alice"),
+    ):
+        said = tally("channel", "rotate", "staging", *arguments)
+    assert said["live"]
+    (folder / "online.key").rename(folder / "online-next.key")
+    write_file(folder / "online.key", old, mode=0o600)
+    assert tally("channel", "refresh", "staging")["version"] == 3

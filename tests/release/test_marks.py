@@ -36,7 +36,9 @@ def test_what_is_written_reads_back(mark):
 def test_the_higher_of_two_is_below_neither(one, other):
     top = marks.higher(one, other)
     for mark in (one, other):
-        assert all(top.version(role) >= version for role, version in mark.versions)
+        earlier = mark.version("root") < top.version("root")  # its snapshot and timestamp may be an old key's
+        held = [one for one in mark.versions if not (earlier and one[0] in ("snapshot", "timestamp"))]
+        assert all(top.version(role) >= version for role, version in held)
         assert set(mark.revoked) <= set(top.revoked)
         assert mark.at is None or (top.at is not None and top.at >= mark.at)
     assert marks.higher(other, one) == top

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
-from release.channels import Made, made, person, policy
+from release.channels import LIFETIMES, Made, made, person, policy
 from release.made import NOW, signatory
 
 from tallystick.core.errors import Misuse, NotGenuine, Refused
-from tallystick.release import metadata, rotate
+from tallystick.release import changes, marks, metadata, rotate
 from tallystick.release.desk import Desk
 from tallystick.release.records import HighWater, Rules
+from tallystick.release.tuf import Folder
 from tallystick.signing.records import Trust
 
 
@@ -48,11 +51,11 @@ def after(channel, changed):
 
 
 def propose(channel, who, changed):
-    return rotate.propose(desk(channel), after(channel, changed), who, lambda: channel.online)[0]
+    return rotate.propose(desk(channel), after(channel, changed), who, lambda keyids: channel.online)[0]
 
 
 def approve(channel, who):
-    return rotate.approve(desk(channel), who, lambda: channel.online)[0]
+    return rotate.approve(desk(channel), who, lambda keyids: channel.online)[0]
 
 
 def test_who_lost_a_key_comes_back_by_the_others(channel):
@@ -143,7 +146,9 @@ def test_rules_are_agreed_on_like_keys(channel):
     rules = Rules(slsa_build_level=2, denied_licences=("GPL-9",), push=("bob",))
 
     def ask():
-        return rotate.propose(desk(channel), people, channel.people["bob"], lambda: channel.online, rules)
+        return rotate.propose(
+            desk(channel), people, channel.people["bob"], lambda keyids: channel.online, rules
+        )
 
     first, _ = ask()
     assert (first.rules, bool(first.lacks)) == (rules, True)
@@ -156,3 +161,97 @@ def test_rules_are_agreed_on_like_keys(channel):
     with pytest.raises(Refused) as caught:
         channel.proposal("alice")
     assert caught.value.code == "release.channel.push"
+
+
+def exchange_online(channel, fresh, signers=("bob", "carol", "alice")):
+    """Exchange the online key; everybody who has one of the two can be asked for it."""
+    both = {who.keyid: who for who in (channel.online, fresh)}
+
+    def online(keyids):
+        return next(both[keyid] for keyid in keyids)
+
+    first, *others = (channel.people[name] for name in signers)
+    people = desk(channel).state().people
+    progress, _ = rotate.propose(desk(channel), people, first, online, new_online=fresh.public_key)
+    for who in others:
+        progress, _ = rotate.approve(desk(channel), who, online)
+    return progress
+
+
+def old_online(channel, version):
+    """Publish a timestamp and snapshot of that version with the channel's old online key."""
+    state = desk(channel).state()
+    for document in (state.snapshot, state.timestamp):
+        document.signed.version = version
+    channel.folder.publish(changes.publication(state, {}, channel.online, now=NOW, lifetimes=LIFETIMES))
+
+
+def test_the_online_key_is_exchanged_by_the_people(channel):
+    fresh = signatory("online")
+    assert exchange_online(channel, fresh).lacks == ""
+    assert desk(channel).state().online == (fresh.keyid,)
+    old_online(channel, 50)
+    with pytest.raises(NotGenuine, match="timestamp: want 1 distinct") as caught:
+        desk(channel).state()
+    assert caught.value.code == "release.channel.signature"
+
+
+def test_two_of_three_people_do_not_exchange_the_online_key(channel):
+    assert exchange_online(channel, signatory("online"), ("bob", "carol")).lacks
+    assert desk(channel).state().online == (channel.online.keyid,)
+
+
+def test_an_online_key_that_lies_elsewhere_leaves_the_rotation_waiting(channel):
+    def elsewhere(keyids):
+        raise Misuse("no key here", code="key.missing")
+
+    people, bob, fresh = desk(channel).state().people, channel.people["bob"], signatory("online")
+    said, _ = rotate.propose(desk(channel), people, bob, elsewhere, new_online=fresh.public_key)
+    assert (said.lacks, said.online) == ("no key here", (fresh.keyid,))
+    assert rotate.approve(desk(channel), channel.people["carol"], elsewhere)[0].lacks == "no key here"
+    last, _ = rotate.approve(desk(channel), channel.people["alice"], lambda keyids: fresh)
+    assert last.lacks == ""
+
+
+def test_a_persons_key_is_no_online_key_and_the_same_is_no_change(channel):
+    for who, code in ((channel.people["carol"], "online"), (channel.online, "same")):
+        with pytest.raises(Misuse) as caught:
+            exchange_online(channel, who)
+        assert caught.value.code == f"release.rotate.{code}"
+
+
+def test_who_was_shown_far_versions_by_the_old_online_key_goes_on_after_the_exchange(channel, tmp_path):
+    """Recovery from a fast-forward attack, TUF 5.3.11."""
+    shutil.copytree(channel.folder.path, tmp_path / "shown")
+    shown = replace(channel, folder=Folder(tmp_path / "shown"))
+    old_online(shown, 1000)
+    seen = desk(shown).state().high_water
+    assert seen.version("timestamp") == 1001
+    with pytest.raises(NotGenuine, match="want version 1001 or later"):
+        desk(channel, seen).state()
+    propose(channel, channel.people["bob"], {"alice": (alice := signatory("alice"))})
+    for who in (channel.people["carol"], alice):
+        approve(channel, who)
+    with pytest.raises(NotGenuine, match="want version 1001 or later"):  # other keys do not excuse it
+        desk(channel, seen).state()
+    channel.people["alice"] = alice
+    exchange_online(channel, signatory("online"))
+    now_seen = desk(channel, seen).state().high_water
+    assert now_seen.version("timestamp") < 1000
+    marks.keep(tmp_path / "marks.json", seen)
+    marks.keep(tmp_path / "marks.json", now_seen)
+    kept = marks.load(tmp_path / "marks.json")
+    assert kept.version("timestamp") == now_seen.version("timestamp")
+    assert desk(channel, kept).state()
+    assert marks.higher(kept, seen) == marks.higher(seen, kept) == kept
+
+
+def test_thresholds_are_not_rotated_along(channel):
+    propose(channel, channel.people["bob"], {"alice": signatory("alice")})
+    place = channel.folder.path / rotate.FOLDER / "root.json"
+    document = json.loads(place.read_bytes())
+    document["signed"]["roles"]["root"]["threshold"] = 3
+    place.write_text(json.dumps(document))
+    with pytest.raises(NotGenuine) as caught:
+        approve(channel, channel.people["carol"])
+    assert caught.value.code == "release.rotate.other"

@@ -154,10 +154,10 @@ def test_an_approval_lasts_as_long_as_the_release_is_listed(committed):
     people = [replace(person(fresh), identity=w.identity("bob"))]
     people += [one for one in w.desk().state().people if one.name != "bob"]
     rotate.propose(
-        w.desk(), sorted(people, key=lambda one: one.name), w.signatories["alice"], lambda: w.online
+        w.desk(), sorted(people, key=lambda one: one.name), w.signatories["alice"], lambda keyids: w.online
     )
     for who in (w.signatories["carol"], fresh):
-        rotate.approve(w.desk(), who, lambda: w.online)
+        rotate.approve(w.desk(), who, lambda keyids: w.online)
     assert w.desk().state().root.signed.version == 2  # bob's key of then is no key of the channel any more
     assert load(w).releases == (release,)
 

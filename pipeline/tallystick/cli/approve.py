@@ -35,7 +35,9 @@ def approve(
 
     desk = desks.open_desk(channel, workdir, trust, clock.now())
     who = desks.person_key(workdir, name)
-    outcomes = approvals.approve(desk, who, lambda: desks.online_key(workdir, channel), recompiler(desk.now))
+    outcomes = approvals.approve(
+        desk, who, lambda: desks.online_key(workdir, channel, desk.state().online), recompiler(desk.now)
+    )
     for outcome in outcomes:
         desks.keep(workdir, channel, outcome.high_water)
     document = {

@@ -11,6 +11,8 @@ from tallystick.cli.desks import As, TrustFile, Workdir, change_document, change
 from tallystick.cli.output import JsonFlag, command_app, emit
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tallystick.release.keys import Signatory
     from tallystick.release.records import Change, Person, VerifiedChannel, VerifiedRelease
     from tallystick.release.rotate import Progress
@@ -81,7 +83,7 @@ def refresh(
     from tallystick.release import revoke
 
     desk = desks.open_desk(channel, workdir, trust, clock.now())
-    mark = revoke.refresh(desk, desks.online_key(workdir, channel))
+    mark = revoke.refresh(desk, desks.online_key(workdir, channel, desk.state().online))
     desks.keep(workdir, channel, mark)
     version, expires = mark.version("timestamp"), _time(desk.state().expires)
     emit(
@@ -111,6 +113,14 @@ def rotate(
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="NAME: a person who goes; can be repeated.")
     ] = None,
+    online: Annotated[
+        Path | None,
+        typer.Option(
+            "--online",
+            help="The new online key's public half (PEM); its private half lies in the channel's folder as "
+            "online-next.key.",
+        ),
+    ] = None,
     drop: Annotated[bool, typer.Option("--withdraw", help="Drop the rotation that waits.")] = False,
     workdir: Workdir = None,
     trust: TrustFile = None,
@@ -119,7 +129,8 @@ def rotate(
     """Exchange a channel's keys. With changes named, propose them; without, sign the rotation that waits.
 
     It is live when a threshold of the old and of the new people signed, and every new key that has to. So the people
-    who are left let one who lost a key in again, with a new one.
+    who are left let one who lost a key in again, with a new one. Clients that were shown snapshots and timestamps by
+    somebody with the old online key go on from those of the new one.
     """
     from tallystick.cli import clock, desks
     from tallystick.release import rotate as rotation
@@ -135,15 +146,18 @@ def rotate(
         )
         return
 
-    def online() -> Signatory:
-        return desks.online_key(workdir, channel)
+    def key(keyids: Collection[str]) -> Signatory:
+        return desks.online_key(workdir, channel, keyids)
 
-    if replace or add or remove:
+    if replace or add or remove or online:
         people = _people(desk.state().people, replace or [], add or [], remove or [])
-        progress, mark = rotation.propose(desk, people, who, online)
+        new = None if online is None else _public(str(online))
+        progress, mark = rotation.propose(desk, people, who, key, new_online=new)
     else:
-        progress, mark = rotation.approve(desk, who, online)
+        progress, mark = rotation.approve(desk, who, key)
     desks.keep(workdir, channel, mark)
+    if not progress.lacks:
+        desks.settle_online(workdir, channel, progress.online)
     _emit_progress(channel, progress, as_json=as_json)
 
 
@@ -196,7 +210,9 @@ def rules(
     desk = desks.open_desk(channel, workdir, trust, clock.now())
     who = desks.person_key(workdir, name)
     people = desk.state().people
-    progress, mark = rotation.propose(desk, people, who, lambda: desks.online_key(workdir, channel), wanted)
+    progress, mark = rotation.propose(
+        desk, people, who, lambda keyids: desks.online_key(workdir, channel, keyids), wanted
+    )
     desks.keep(workdir, channel, mark)
     _emit_progress(channel, progress, as_json=as_json)
 
@@ -210,6 +226,7 @@ def _emit_progress(channel: str, progress: Progress, *, as_json: bool) -> None:
             {"name": one.name, "san": one.identity.san, "keyid": one.keyid} for one in progress.people
         ],
         "rules": roles.rules_document(progress.rules),
+        "online_keyids": list(progress.online),
         "signed_by": list(progress.signed_by),
         "live": not progress.lacks,
         "lacks": progress.lacks,
@@ -217,6 +234,7 @@ def _emit_progress(channel: str, progress: Progress, *, as_json: bool) -> None:
     still = f"waits: {progress.lacks}" if progress.lacks else "live"
     lines = [f"keys of {channel}: {', '.join(one.name for one in progress.people)}"]
     lines += [f"  rule {name}: {value}" for name, value in roles.rules_document(progress.rules).items()]
+    lines.append(f"  online key {', '.join(keyid[:16] for keyid in progress.online)}")
     lines.append(f"  signed by {', '.join(progress.signed_by)}: {still}")
     emit(document, "\n".join(lines), as_json=as_json)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from tallystick.release.desk import Desk
@@ -91,14 +92,40 @@ def person_key(workdir: Path | None, name: str) -> Signatory:
     return keys.load(people.folder(workdirs.place(workdir), name), name, passphrase=passphrase.secret)
 
 
-def online_key(workdir: Path | None, channel: str) -> Signatory:
-    """Return the key that signs a channel's snapshot and timestamp."""
+def online_key(workdir: Path | None, channel: str, keyids: Collection[str]) -> Signatory:
+    """Return the key that signs a channel's snapshot and timestamp, which is one of ``keyids``.
+
+    Raises:
+        Misuse: it is not here (``key.missing``).
+    """
+    from tallystick.cli import passphrase
+    from tallystick.cli import workdir as workdirs
+    from tallystick.core.errors import Misuse
+    from tallystick.release import keys, tuf
+
+    place = channel_folder(workdirs.place(workdir), channel)
+    for file in (tuf.ONLINE_KEY, tuf.NEXT_ONLINE_KEY):
+        if (place / file).exists():
+            found = keys.load(place, "online", file=file, passphrase=passphrase.secret)
+            if found.keyid in keyids:
+                return found
+    names = f"{tuf.ONLINE_KEY} and {tuf.NEXT_ONLINE_KEY}"
+    wanted = ", ".join(keyid[:8] for keyid in keyids)
+    raise Misuse(f"neither of {names} in {place} is the online key {wanted}", code="key.missing")
+
+
+def settle_online(workdir: Path | None, channel: str, keyids: Collection[str]) -> None:
+    """Give the next online key the name of the present one, once it is that."""
     from tallystick.cli import passphrase
     from tallystick.cli import workdir as workdirs
     from tallystick.release import keys, tuf
 
     place = channel_folder(workdirs.place(workdir), channel)
-    return keys.load(place, "online", file=tuf.ONLINE_KEY, passphrase=passphrase.secret)
+    waiting = place / tuf.NEXT_ONLINE_KEY
+    if waiting.exists():
+        found = keys.load(place, "online", file=waiting.name, passphrase=passphrase.secret)
+        if found.keyid in keyids:
+            waiting.replace(place / tuf.ONLINE_KEY)
 
 
 def signer(workdir: Path | None, name: str, now: datetime) -> AbstractContextManager[Signer]:

@@ -73,9 +73,8 @@ def revoke(
     for line in _words(reached, digests, found):
         progress(line)
     _confirm(len(digests), channel, yes=yes)
-    said, mark = revocation.revoke_all(
-        desk, digests, who, desks.online_key(workdir, channel), reason or f"{cve}: known to be affected"
-    )
+    online = desks.online_key(workdir, channel, desk.state().online)
+    said, mark = revocation.revoke_all(desk, digests, who, online, reason or f"{cve}: known to be affected")
     desks.keep(workdir, channel, mark)
     revoked = [
         {

@@ -19,6 +19,7 @@ SCHEMA = "tallystick/high-water/v1"
 _WHAT = "high-water mark"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_BYTES = 4 << 20
+_ONLINE = ("snapshot", "timestamp")
 
 
 def load(path: Path) -> HighWater:
@@ -45,9 +46,15 @@ def keep(path: Path, mark: HighWater) -> None:
 
 
 def higher(one: HighWater, other: HighWater) -> HighWater:
-    """Return the higher of two marks, role by role."""
-    versions = dict(one.versions)
-    for role, version in other.versions:
+    """Return the higher of two marks, role by role.
+
+    Snapshot and timestamp count under their root: what was seen under an earlier one may be of a key that was
+    exchanged since (TUF 5.3.11), and :func:`metadata.verify` has held the later mark to it where it was not.
+    """
+    first, second = sorted((one, other), key=lambda mark: mark.version("root"))
+    later = first.version("root") < second.version("root")
+    versions = {role: at for role, at in first.versions if not (later and role in _ONLINE)}
+    for role, version in second.versions:
         versions[role] = max(version, versions.get(role, 0))
     instants = [at for at in (one.at, other.at) if at is not None]
     return HighWater(

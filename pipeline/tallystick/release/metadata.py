@@ -9,7 +9,7 @@ Source: TUF specification 1.0.34, section 5 (detailed client workflow).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ Read = Callable[
 
 MAX_AGE = timedelta(days=8)  # of a timestamp: the longest that a client goes without hearing of a revocation
 _CHANGE = "channel change"
+_ONLINE = ("snapshot", "timestamp")
 _MAX_METADATA_BYTES = 16 << 20
 _MAX_ROOT_ROTATIONS = 256  # TUF 5.3.3: some upper bound
 
@@ -46,6 +47,11 @@ class State:
     delegated: Mapping[str, Metadata[Targets]]
     high_water: HighWater  # of these metadata and everything seen before
     expires: datetime  # the earliest end of any of them
+
+    @property
+    def online(self) -> tuple[str, ...]:
+        """Return the key ids that sign snapshot and timestamp."""
+        return tuple(self.root.signed.roles["timestamp"].keyids)
 
     def by_keyid(self, keyid: str) -> Person | None:
         """Return whose key ``keyid`` is, or None."""
@@ -86,7 +92,7 @@ def verify(
     """
     if seen.at is not None and now < seen.at:
         raise _refusal("clock", "now", f"at or after {seen.at.isoformat()}", now.isoformat())
-    root = _latest_root(read, pinned_root, seen)
+    root, seen = _latest_root(read, pinned_root, seen)
     check_channel("root", root.signed, channel)
     _check_expiry("root", root.signed, now)
 
@@ -248,11 +254,20 @@ def parse(data: bytes, role: str) -> Metadata[Any]:
     return metadata
 
 
-def _latest_root(read: Read, pinned: bytes, seen: HighWater) -> Metadata[Root]:
-    """Return the newest root that is reached from the pinned one."""
-    *_, root = roots(read, pinned)
+def _latest_root(read: Read, pinned: bytes, seen: HighWater) -> tuple[Metadata[Root], HighWater]:
+    """Return the newest root that is reached from the pinned one, and the marks that still hold under it.
+
+    When a key of snapshot or timestamp was exchanged since, their old versions count no more (TUF 5.3.11): with
+    the old key somebody may have shown versions that an honest channel never reaches.
+    """
+    chain = tuple(roots(read, pinned))
+    root = chain[-1]
     _check_version("root", root.signed.version, seen)
-    return root
+    known = next((one for one in chain if one.signed.version == seen.version("root")), root)
+    keys = [{name: set(one.signed.roles[name].keyids) for name in _ONLINE} for one in (known, root)]
+    if keys[0] == keys[1]:
+        return root, seen
+    return root, replace(seen, versions=tuple(one for one in seen.versions if one[0] not in _ONLINE))
 
 
 def roots(read: Read, pinned: bytes) -> Iterator[Metadata[Root]]:

@@ -61,6 +61,13 @@ def key_of(person: Person) -> Key:
     return SSlibKey(person.keyid, "ed25519", "ed25519", value, {PERSON_FIELD: said})
 
 
+def plain_key(public_key: bytes) -> Key:
+    """Return a raw Ed25519 key that is nobody's as TUF metadata lists it."""
+    from securesystemslib.signer import SSlibKey
+
+    return SSlibKey(keys.keyid_of(public_key), "ed25519", "ed25519", {"public": public_key.hex()})
+
+
 def person_of(key: Key) -> Person:
     """Return whose ``key`` is.
 

@@ -1,4 +1,4 @@
-"""Keys and rules of a channel exchanged: by a threshold of the people who are left.
+"""Keys and rules of a channel exchanged, its online key too: by a threshold of the people who are left.
 
 A rotation is one set of documents: root and targets with the new people, and every role that the old key had signed, in
 its next version under the new ones. It waits in ``pending/rotation/`` until the old and the new threshold signed.
@@ -9,7 +9,7 @@ Source: TUF specification 1.0.34, sections 5.3 and 6.1; docs/decisions/0066-rota
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,13 @@ from tallystick.release.metadata import State
 from tallystick.release.records import HighWater, Person, Rules
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Metadata
+    from securesystemslib.signer import Key
+    from tuf.api.metadata import Metadata, Root
 
 FOLDER = "pending/rotation"
 KIND = "rotation"
+
+Online = Callable[[Collection[str]], Signatory]  # key ids -> the online key that has one of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Progress:
 
     people: tuple[Person, ...]  # as they will be
     rules: Rules
+    online: tuple[str, ...]  # key ids that sign snapshot and timestamp then
     signed_by: tuple[str, ...]
     lacks: str  # what a client would still refuse; "" when it is live
 
@@ -44,13 +48,15 @@ def propose(
     desk: Desk,
     people: Sequence[Person],
     who: Signatory,
-    online: Callable[[], Signatory],
+    online: Online,
     rules: Rules | None = None,
+    new_online: bytes | None = None,
 ) -> tuple[Progress, HighWater]:
     """Propose that ``people`` hold the channel's keys from now on, signed by ``who`` alone.
 
     Args:
         rules: what the channel asks from now on; None: what it asks already.
+        new_online: the raw Ed25519 public key that signs snapshot and timestamp from now on; None: as before.
 
     Raises:
         Refused: another rotation or change waits; ``who`` has no key of the channel.
@@ -65,14 +71,21 @@ def propose(
             want = f"at least {state.settings.threshold + 1} people: nobody approves their own change"
             raise Misuse(f"rotation: {want}, got {len(people)}", code="release.channel.people")
         rules = state.settings.rules if rules is None else rules
-        if tuple(people) == state.people and rules == state.settings.rules:
+        keys_online = _online_keys(state, new_online)
+        same = (tuple(people), rules, set(keys_online)) == (
+            state.people,
+            state.settings.rules,
+            set(state.online),
+        )
+        if same:
             raise Misuse(
-                "rotation: these are the channel's people and rules already", code="release.rotate.same"
+                "rotation: these are the channel's people, rules and online key already",
+                code="release.rotate.same",
             )
-        return _go_on(desk, state, _documents(desk, state, people, who, rules), who, online)
+        return _go_on(desk, state, _documents(desk, state, people, who, rules, keys_online), who, online)
 
 
-def approve(desk: Desk, who: Signatory, online: Callable[[], Signatory]) -> tuple[Progress, HighWater]:
+def approve(desk: Desk, who: Signatory, online: Online) -> tuple[Progress, HighWater]:
     """Sign what waits, as an old or a new key of the channel; publish it when enough of both did.
 
     Raises:
@@ -97,8 +110,27 @@ def withdraw(desk: Desk, who: Signatory) -> None:
         _drop(desk)
 
 
+def _online_keys(state: State, new: bytes | None) -> dict[str, Key]:
+    """Return the keys of snapshot and timestamp as they will be, by key id.
+
+    Raises:
+        Misuse: ``release.rotate.online``.
+    """
+    if new is None:
+        return {keyid: state.root.signed.keys[keyid] for keyid in state.online}
+    key = roles.plain_key(new)
+    if state.by_keyid(key.keyid) is not None:
+        raise Misuse("rotation: a person's key can not be the online key too", code="release.rotate.online")
+    return {key.keyid: key}
+
+
 def _documents(
-    desk: Desk, state: State, people: Sequence[Person], who: Signatory, rules: Rules
+    desk: Desk,
+    state: State,
+    people: Sequence[Person],
+    who: Signatory,
+    rules: Rules,
+    online: Mapping[str, Key],
 ) -> dict[str, Metadata[Any]]:
     """Return the next version of root, targets and every delegated role, with ``people`` and without signatures."""
     from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Targets
@@ -106,11 +138,12 @@ def _documents(
     ids = [person.keyid for person in people]
     listed = {person.keyid: roles.key_of(person) for person in people}
     root, targets = copy.deepcopy(state.root), copy.deepcopy(state.targets)
-    online = {keyid: state.root.signed.keys[keyid] for keyid in state.root.signed.roles["timestamp"].keyids}
     root.signed.version += 1
     root.signed.keys = {**listed, **online}
     for role in ("root", "targets"):
         root.signed.roles[role].keyids = list(ids)
+    for role in ("snapshot", "timestamp"):
+        root.signed.roles[role].keyids = list(online)
     root.signed.expires = targets.signed.expires = desk.now + desk.lifetimes.top
     targets.signed.version += 1
     settings = changes.settings_document(desk.channel, state.settings.platforms, rules)
@@ -147,7 +180,7 @@ def _documents(
 
 
 def _check_shape(state: State, documents: Mapping[str, Metadata[Any]]) -> None:
-    """Hold what waits to being this state's next version in which nothing but people changes.
+    """Hold what waits to being this state's next version in which nothing but keys and rules changes.
 
     Raises:
         NotGenuine: ``release.rotate.other``.
@@ -159,6 +192,7 @@ def _check_shape(state: State, documents: Mapping[str, Metadata[Any]]) -> None:
         listed = document.signed.targets if role in roles.SHARED or role in state.delegated else {}
         same = before is None or role in ("root", "targets") or listed == before.signed.targets
         settings = role != "targets" or _same_but_rules(state, document)
+        settings = settings and (role != "root" or _thresholds(document) == _thresholds(state.root))
         if document.signed.version != version or not same or not settings:
             got = f"version {document.signed.version} with other contents"
             finding = Finding(
@@ -172,12 +206,16 @@ def _same_but_rules(state: State, targets: Metadata[Any]) -> bool:
     return replace(said, rules=state.settings.rules) == state.settings
 
 
+def _thresholds(root: Metadata[Root]) -> dict[str, int]:
+    return {name: role.threshold for name, role in root.signed.roles.items()}
+
+
 def _go_on(
     desk: Desk,
     state: State,
     documents: dict[str, Metadata[Any]],
     who: Signatory,
-    online: Callable[[], Signatory],
+    online: Online,
 ) -> tuple[Progress, HighWater]:
     """Sign as ``who``, keep it, and publish when a client would take it."""
     people = tuple(
@@ -201,19 +239,27 @@ def _go_on(
     signed = set(documents["root"].signatures)
     names = {person.name for person in (*people, *state.people) if person.keyid in signed}
     rules = roles.settings_of(documents["root"].signed, documents["targets"].signed).rules
-    progress = Progress(people=people, rules=rules, signed_by=tuple(sorted(names)), lacks=lacks)
+    progress = Progress(
+        people=people,
+        rules=rules,
+        online=tuple(documents["root"].signed.roles["timestamp"].keyids),
+        signed_by=tuple(sorted(names)),
+        lacks=lacks,
+    )
     return progress, desk.policies(desk.state()).high_water
 
 
-def _publish(
-    desk: Desk, state: State, documents: Mapping[str, Metadata[Any]], online: Callable[[], Signatory]
-) -> str:
+def _publish(desk: Desk, state: State, documents: Mapping[str, Metadata[Any]], online: Online) -> str:
     """Publish when a client that knows only the old root would take it; else return what it would say."""
+    try:
+        signer = online(documents["root"].signed.roles["timestamp"].keyids)
+    except Misuse as error:  # it lies elsewhere: whoever has it can sign last
+        return error.message
     delegated = {role: document for role, document in documents.items() if role != "root"}
     files = changes.publication(
         state,
         delegated,
-        online(),
+        signer,
         now=desk.now,
         lifetimes=desk.lifetimes,
         drop=state.delegated.keys() - documents.keys(),

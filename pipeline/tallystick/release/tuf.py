@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _TIMESTAMP = "metadata/timestamp.json"
 _MAX_FILE_BYTES = 256 << 20
 ONLINE_KEY = "online.key"
+NEXT_ONLINE_KEY = "online-next.key"  # until the rotation that exchanges it is live
 
 
 class Folder:
