@@ -143,6 +143,7 @@ def team(tmp_path, checkout):
 @pytest.fixture
 def runner(tmp_path, checkout, team):
     """A run of the workflow, up to its first job; what people have around it is on this machine."""
+    from tallystick.build import seeds
     from tallystick.cli.build import state_folder
 
     for name, text in (("gh", GH), ("docker", DOCKER)):
@@ -177,6 +178,7 @@ def runner(tmp_path, checkout, team):
             environment={
                 "PATH": os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]),
                 "TALLY_STATE": str(state_folder(None)),
+                "XDG_CACHE_HOME": str(seeds.cache_folder().parents[1]),  # nothing is fetched twice
                 "TEST_WORKFLOW_REF": WORKFLOW,
                 "TEST_FOLDER": str(tmp_path),
                 "REQUESTS_CA_BUNDLE": str(tls[0]),
