@@ -88,7 +88,6 @@ def test_what_was_verified_is_not_verified_again_until_a_file_changes(running, p
 def test_what_was_read_within_the_clocks_tick_is_read_again(world, monkeypatch):
     """Files that look the same may differ until the tick in which they were read is over."""
     from tallystick.broker import policies
-    from tallystick.release.records import HighWater
 
     loads = []
 
@@ -102,8 +101,8 @@ def test_what_was_read_within_the_clocks_tick_is_read_again(world, monkeypatch):
         "staging",
         load=load,
         read=document.read,
-        high_water=HighWater(),
-        announce=lambda state, high_water, now: None,
+        seen=policies.Seen,
+        announce=lambda state, high_water, seen, now: None,
     )
     for expected in (1, 2):
         source.current(NOW)
@@ -220,7 +219,7 @@ def test_a_revocation_is_never_forgotten(world, pair, tmp_path):
         cookie, _ = running.attest(Machine(), pair)
         assert running.fetch(cookie).code == "release.revoked"
     store = Store.open(world.home.store)
-    assert json.loads(store.channel("staging"))["revoked"] == [str(release().digest)]
+    assert json.loads(store.channel("staging").high_water)["revoked"] == [str(release().digest)]
     store.close()
 
 

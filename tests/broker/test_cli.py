@@ -158,7 +158,7 @@ def test_a_second_broker_in_one_folder_is_refused(made):
             "broker", "serve", "--workdir", made, "--channel-dir", made / "channels" / "staging", "--port", 0,
             fails=7,
         )  # fmt: skip
-    assert "log.locked" in text
+    assert "broker.running" in text
 
 
 @pytest.mark.parametrize("beside", ["alone", "running"])
@@ -297,10 +297,17 @@ def test_a_log_that_was_tampered_with_is_exit_5(tmp_path):
     tally("broker", "init", "--workdir", tmp_path)
     for tag in ("v1", "v2"):
         tally("broker", "key", "generate", f"a/b/{tag}", "--channel", "staging", "--workdir", tmp_path)
-    path = tmp_path / "broker" / "log" / "leaves"
-    path.write_bytes(path.read_bytes().replace(b"a/b/v1", b"a/b/v9"))
-    refused = tally("broker", "log", "verify", "--workdir", tmp_path, "--json", fails=5)
-    assert refused["error"]["code"].startswith("log.")
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "broker" / "store.sqlite") as db:
+        db.execute(
+            "UPDATE decisions SET leaf = CAST(replace(leaf, 'a/b/v1', 'a/b/v9') AS BLOB) WHERE position = 0"
+        )
+        (decision,) = db.execute("SELECT id FROM decisions WHERE position = 0").fetchone()
+    db.close()
+    for argv, code in ((["verify"], "log.altered"), (["prove", decision], "log.inclusion")):
+        refused = tally("broker", "log", *argv, "--workdir", tmp_path, "--json", fails=5)
+        assert refused["error"]["code"] == code
 
 
 def test_explain_says_what_was_wanted_and_what_was_got(running, pair):
@@ -367,6 +374,7 @@ def test_a_policy_that_was_altered_since_decides_nothing_again(running, pair):
 def test_a_log_in_which_a_nonce_attests_twice_is_exit_5(tmp_path):
     from broker.world import NOW
 
+    from tallystick.broker.clock import Clock
     from tallystick.broker.config import Home
     from tallystick.broker.decisions import Kind, entry
     from tallystick.broker.opening import open_ledger
@@ -375,7 +383,7 @@ def test_a_log_in_which_a_nonce_attests_twice_is_exit_5(tmp_path):
     tally("broker", "init", "--workdir", tmp_path)
     home = Home(tmp_path / "broker")
     store = Store.open(home.store)
-    ledger = open_ledger(home, store)
+    ledger = open_ledger(store, Clock(NOW, read=lambda: NOW))
     for _ in range(2):
         made = entry(Kind.ATTESTATION, now=NOW, public={"nonce": "sha256:00"}, details={})
         ledger.submit([made], now=NOW).result()

@@ -10,20 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.broker import decisions
+from tallystick.broker.clock import Clock
 from tallystick.broker.decisions import Kind, entry
-from tallystick.broker.ledger import Ledger
-from tallystick.broker.store import LOG_MARK, TIME_MARK, Store
+from tallystick.broker.leaflog import LeafLog
+from tallystick.broker.ledger import Ledger, Stale, Under
+from tallystick.broker.store import ChannelMark, Store
 from tallystick.core.errors import (
     Malformed,
-    Misuse,
     NotGenuine,
     Refused,
     TallystickError,
     Unreachable,
     Unsupported,
 )
-from tallystick.tlog import store as tlog_store
-from tallystick.tlog.log import Log
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LIFE = timedelta(minutes=10)
@@ -43,8 +42,13 @@ def store(home):
 
 
 @pytest.fixture
-def ledger(home, store):
-    found = Ledger.open(home / "log", store, nonce_life=LIFE)
+def clock():
+    return Clock(NOW, read=lambda: NOW)
+
+
+@pytest.fixture
+def ledger(store, clock):
+    found = Ledger(store, clock, nonce_life=LIFE)
     yield found
     found.close()
 
@@ -53,29 +57,39 @@ def some(kind=Kind.RELEASE, now=NOW, **public):
     return entry(kind, now=now, public={"key": "a/b/c", **public}, details={"findings": []})
 
 
-def test_an_entry_is_in_the_log_and_its_record_in_the_store(ledger, store, home):
+def test_an_entry_is_in_the_log_with_its_record(ledger, store):
     made = some()
     ledger.submit([made], now=NOW).result()
     kept = store.decision(made.decision)
-    assert kept.record == made.record
-    assert Log.read(home / "log").entry(kept.leaf) == made.leaf
+    assert (kept.record, kept.leaf, kept.position) == (made.record, made.leaf, 0)
+    assert LeafLog(store).leaf(kept) == made.leaf
     decisions.check_opens(decisions.parse_leaf(made.leaf), kept.record)
-    assert (store.mark(LOG_MARK), store.mark(TIME_MARK)) == (1, int(NOW.timestamp()))
-    assert store.log_root() == (1, Log.read(home / "log").root())
+    assert (store.head().size, store.time_mark()) == (1, NOW)
 
 
-def test_a_nonce_is_used_once_and_the_second_leaves_no_leaf(ledger, home):
+def test_a_nonce_is_used_once_and_the_second_leaves_no_leaf(ledger, store):
     ledger.submit([some()], now=NOW, nonce=b"n").result()
     second = ledger.submit([some()], now=NOW, nonce=b"n")
     with pytest.raises(NotGenuine, match="used before") as caught:
         second.result()
     assert caught.value.code == "nonce.used"
-    assert Log.read(home / "log").size == 1
+    assert store.head().size == 1
 
 
-def test_a_nonce_stays_used_when_the_broker_starts_again(home, store):
+def test_a_nonce_is_used_once_within_one_batch(store, clock):
+    gate = threading.Event()
+    ledger = Ledger(store, clock, nonce_life=LIFE)
+    held = ledger.submit([], now=NOW, also=lambda batch: gate.wait())
+    futures = [ledger.submit([some()], now=NOW, nonce=b"n") for _ in range(5)]
+    gate.set()
+    held.result()
+    assert sorted(future.exception() is None for future in futures) == [False] * 4 + [True]
+    ledger.close()
+
+
+def test_a_nonce_stays_used_when_the_broker_starts_again(store, clock):
     for expected in (None, "nonce.used"):
-        ledger = Ledger.open(home / "log", store, nonce_life=LIFE)
+        ledger = Ledger(store, clock, nonce_life=LIFE)
         future = ledger.submit([some()], now=NOW, nonce=b"n")
         ledger.close()
         error = future.exception()
@@ -90,146 +104,98 @@ def test_nonces_are_forgotten_only_after_their_sessions(ledger):
     ledger.submit([], now=NOW + 2 * LIFE, nonce=b"n").result()
 
 
-def test_many_threads_share_few_commits_and_lose_nothing(ledger, store, home):
-    made = [some() for _ in range(200)]
+def test_many_threads_and_two_writers_share_few_commits_and_lose_nothing(ledger, store, clock):
+    other = Ledger(store, clock, nonce_life=LIFE)
+    made = [some() for _ in range(300)]
+
+    def write(part, to):
+        for one in part:
+            to.submit([one], now=NOW).result()
+
     threads = [
-        threading.Thread(
-            target=lambda part: [ledger.submit([e], now=NOW).result() for e in part], args=(part,)
-        )
-        for part in (made[at::10] for at in range(10))
+        threading.Thread(target=write, args=(made[at::10], ledger if at % 2 else other)) for at in range(10)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    log = Log.read(home / "log")
-    assert log.size == 200
-    assert {log.entry(store.decision(e.decision).leaf) for e in made} == {e.leaf for e in made}
+    other.close()
+    log = LeafLog(store)
+    assert log.size == 300
+    assert {kept.leaf for kept in log.decisions()} == {one.leaf for one in made}
 
 
-def test_when_the_log_can_not_be_written_nothing_is_answered_and_nothing_kept(ledger, store, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+def test_two_writers_never_take_one_nonce_twice(ledger, store, clock):
+    other = Ledger(store, clock, nonce_life=LIFE)
+    futures = [
+        to.submit([some()], now=NOW, nonce=b"%d" % number) for number in range(50) for to in (ledger, other)
+    ]
+    taken = [future.exception() is None for future in futures]
+    other.close()
+    assert [sum(taken[at : at + 2]) for at in range(0, 100, 2)] == [1] * 50
+
+
+def test_what_was_decided_under_other_policies_is_not_logged(ledger, store):
+    def seen(epoch):
+        return lambda batch: batch.see_channel("staging", ChannelMark(epoch=epoch, high_water=b"{}"))
+
+    first, second = (Under(channel="staging", epoch=epoch) for epoch in (b"1", b"2"))
+    none = Under(channel="staging", epoch=None)
+    ledger.submit([], now=NOW, under=none, also=seen(b"1")).result()
+    ledger.submit([some()], now=NOW, under=first).result()
+    ledger.submit([], now=NOW, under=first, also=seen(b"2")).result()
+    for stale in (first, none):
+        with pytest.raises(Stale, match="other policies of channel staging"):
+            ledger.submit([some()], now=NOW, under=stale).result()
+    ledger.submit([some()], now=NOW, under=second).result()
+    assert store.head().size == 2
+
+
+def test_the_time_of_another_process_is_seen(ledger, store, clock):
+    later = NOW + timedelta(minutes=1)
+    with store.batch() as batch:
+        batch.acted_at(later)
+    assert clock.now() == NOW
+    ledger.submit([some()], now=NOW).result()
+    with pytest.raises(Refused, match="the clock says") as caught:
+        clock.now()
+    assert caught.value.code == "clock.behind"
+    assert store.time_mark() == later
+
+
+@pytest.mark.parametrize("step", ["append", "end", "use", "acted_at"])
+def test_when_the_store_can_not_commit_nothing_is_answered_and_nothing_kept(ledger, store, monkeypatch, step):
+    def full(self, *args, **kwargs):
+        raise Unreachable("broker store: disk full", code="store.unreachable")
 
     made = some()
     with monkeypatch.context() as patch:
-        patch.setattr(tlog_store, "append", full)
-        with pytest.raises(Unreachable):
+        patch.setattr(f"tallystick.broker.store.Batch.{step}", full)
+        with pytest.raises(Unreachable, match="disk full"):
             ledger.submit([made], now=NOW, nonce=b"n").result()
     with pytest.raises(Refused, match="has no decision"):
         store.decision(made.decision)
     ledger.submit([some()], now=NOW, nonce=b"n").result()
+    assert store.head().size == 1
 
 
-def test_after_a_write_that_may_or_may_not_be_there_the_log_is_read_again(ledger, store, home, monkeypatch):
-    """A failed fsync says nothing about the disk: what is there counts, and the next answer comes after it."""
-    original = tlog_store.append
-
-    def uncertain(*args, **kwargs):
-        original(*args, **kwargs)
-        raise tlog_store.Uncertain(5, "Input/output error")
+def test_an_error_that_nobody_foresaw_fails_the_batch_by_name(ledger, monkeypatch):
+    def broken(self, *args):
+        raise RuntimeError("secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tlog_store, "append", uncertain)
-        with pytest.raises(Unreachable):
+        patch.setattr("tallystick.broker.store.Batch.append", broken)
+        with pytest.raises(Unreachable, match=r"could not be written \(RuntimeError\)") as caught:
             ledger.submit([some()], now=NOW).result()
-    made = some()
-    ledger.submit([made], now=NOW).result()
-    kept = store.decision(made.decision)
-    assert Log.read(home / "log").entry(kept.leaf) == made.leaf
+    assert caught.value.code == "log.unwritable"
 
 
-def test_when_the_store_can_not_commit_nothing_is_answered(ledger, store, monkeypatch):
-    def full(self, *args):
-        raise Unreachable("broker store: disk full", code="store.unreachable")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("tallystick.broker.store.Batch.keep", full)
-        with pytest.raises(Unreachable, match="disk full"):
-            ledger.submit([some()], now=NOW).result()
-    made = some()
-    ledger.submit([made], now=NOW).result()
-    assert store.decision(made.decision).leaf == 1, "the leaf without a record stays in the log"
-
-
-def test_a_log_that_was_cut_back_is_refused(home, store):
-    ledger = Ledger.open(home / "log", store, nonce_life=LIFE)
-    for _ in range(3):
-        ledger.submit([some()], now=NOW).result()
-    ledger.close()
-    for path in (home / "log").iterdir():
-        path.unlink()
-    Log.open(home / "log").close()
-    with pytest.raises(NotGenuine) as caught:
-        Ledger.open(home / "log", store, nonce_life=LIFE)
-    assert caught.value.code == "log.shorter"
-
-
-def test_a_log_that_was_rewritten_is_refused(home, store):
-    ledger = Ledger.open(home / "log", store, nonce_life=LIFE)
-    ledger.submit([some()], now=NOW).result()
-    ledger.close()
-    for path in (home / "log").iterdir():
-        path.unlink()
-    with Log.open(home / "log") as log:
-        log.append(b"{}")
-        log.append(b"{}")
-    with pytest.raises(NotGenuine) as caught:
-        Ledger.open(home / "log", store, nonce_life=LIFE)
-    assert caught.value.code == "log.altered"
-
-
-def test_one_process_writes_at_a_time(ledger, home, store):
-    with pytest.raises(Unreachable) as caught:
-        Ledger.open(home / "log", store, nonce_life=LIFE, wait_seconds=0.05)
-    assert caught.value.code == "log.locked"
-
-
-def test_a_closed_ledger_takes_nothing(home, store):
-    ledger = Ledger.open(home / "log", store, nonce_life=LIFE)
+def test_a_closed_ledger_takes_nothing(store, clock):
+    ledger = Ledger(store, clock, nonce_life=LIFE)
     ledger.close()
     ledger.close()
     with pytest.raises(Unreachable, match="shutting down"):
         ledger.submit([some()], now=NOW)
-
-
-def test_marks_only_rise(store):
-    with store.batch() as batch:
-        batch.raise_mark("x", 5)
-        batch.raise_mark("x", 3)
-    assert store.mark("x") == 5
-    assert store.mark("y") == 0
-
-
-def test_a_batch_that_raises_leaves_nothing(store):
-    def fail():
-        with store.batch() as batch:
-            batch.raise_mark("x", 5)
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert store.mark("x") == 0
-
-
-def test_a_store_is_made_once_and_must_be_ours(home, tmp_path):
-    path = home / "store.sqlite"
-    assert path.stat().st_mode & 0o077 == 0
-    with pytest.raises(Misuse, match="exists already"):
-        Store.create(path)
-    with pytest.raises(Misuse, match="run `tally broker init`"):
-        Store.open(tmp_path / "none")
-    other = tmp_path / "other"
-    other.write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(Malformed, match="want a SQLite database"):
-        Store.open(other)
-    import sqlite3
-
-    db = sqlite3.connect(tmp_path / "newer")
-    db.execute("PRAGMA user_version = 2")
-    db.close()
-    with pytest.raises(Unsupported, match="want version 1, got 2"):
-        Store.open(tmp_path / "newer")
 
 
 def test_a_record_that_was_altered_does_not_open_its_leaf():

@@ -10,6 +10,7 @@ from report import releases, reports
 from sbom import builds
 
 from tallystick.broker import opening
+from tallystick.broker.clock import Clock
 from tallystick.broker.config import Home
 from tallystick.broker.decisions import Kind, entry
 from tallystick.broker.explaining import Explanation
@@ -56,7 +57,7 @@ def promoted(tmp_path_factory):
     home = Home(world.workdir / "broker")
     opening.create(home)
     store = Store.open(home.store)
-    ledger = opening.open_ledger(home, store)
+    ledger = opening.open_ledger(store, Clock(worlds.now(), read=worlds.now))
     digest = str(channel.releases[0].digest)
     finding = Finding("tpm.pcr12.mismatch", "PCR 12", "0" * 64, "1" * 64).document()
     made = [
@@ -196,6 +197,7 @@ def test_an_explained_decision_keeps_every_reason():
         leaf=7,
         size=9,
         again=True,
+        changes=(),
     )
     view = gather.decision(found, changed=["zlib1g: 1 -> 2 (1 file)"])
     assert (view.allowed, view.title, view.log_index) == (False, f"Refusal {KEY}", 7)

@@ -9,13 +9,11 @@ from typing import Any
 from tallystick.broker import logkey
 from tallystick.broker.config import Home
 from tallystick.broker.decisions import Kind, check_opens, parse_leaf
+from tallystick.broker.leaflog import LeafLog
 from tallystick.broker.store import Store
 from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.tlog import checkpoint
-from tallystick.tlog.log import Log
-from tallystick.tlog.mark import Head
-from tallystick.tlog.merkle import leaf_hash, verify_inclusion
 
 
 def verify(home: Home, *, earlier: str | None = None) -> dict[str, Any]:
@@ -32,30 +30,24 @@ def verify(home: Home, *, earlier: str | None = None) -> dict[str, Any]:
     key = logkey.load(home.log_key)
     store = Store.open(home.store)
     try:
-        reading = Log.read(home.log, floor=_remembered(store))
-        head = reading.verify()
+        reading = LeafLog(store)
         if earlier is not None:
             _check_begins_with(reading, earlier, key)
         kinds: Counter[str] = Counter()
         nonces: set[str] = set()
-        records = {kept.leaf: kept.record for kept in store.decisions()}
-        unopened = 0
-        for index, data in enumerate(reading.entries()):
-            leaf = parse_leaf(data)
+        for kept in reading.decisions():
+            leaf = parse_leaf(kept.leaf)
             kinds[leaf["kind"]] += 1
-            if index in records:
-                check_opens(leaf, records[index])
-            else:
-                unopened += 1
+            check_opens(leaf, kept.record)
             if leaf["kind"] == Kind.ATTESTATION.value:
-                _check_once(leaf["nonce"], nonces, index)
+                _check_once(leaf["nonce"], nonces, kept.position)
     finally:
         store.close()
+    head = reading.head()
     return {
         "size": head.size,
         "root": head.root.hex(),
         "kinds": dict(sorted(kinds.items())),
-        "without_record": unopened,  # a crash between a leaf and its record; nothing was answered then
         "checkpoint": key.checkpoint(head),
     }
 
@@ -71,17 +63,16 @@ def prove(home: Home, decision: str) -> dict[str, Any]:
     store = Store.open(home.store)
     try:
         kept = store.decision(decision)
-        reading = Log.read(home.log)
+        reading = LeafLog(store)
+        leaf, head = reading.leaf(kept), reading.head()
+        hashes = reading.inclusion(kept.position)
     finally:
         store.close()
-    leaf, head = reading.entry(kept.leaf), reading.head()
     check_opens(parse_leaf(leaf), kept.record)
-    hashes = reading.inclusion(kept.leaf, head.size)
-    verify_inclusion(leaf_hash(leaf), kept.leaf, head.size, hashes, head.root)
     return {
         "decision": decision,
         "leaf": leaf.decode("utf-8"),
-        "index": kept.leaf,
+        "index": kept.position,
         "size": head.size,
         "hashes": [value.hex() for value in hashes],
         "checkpoint": key.checkpoint(head),
@@ -90,16 +81,20 @@ def prove(home: Home, decision: str) -> dict[str, Any]:
 
 
 def export(home: Home, *, start: int = 0) -> Iterator[bytes]:
-    """Yield the leaves from ``start`` on, each checked against its hash."""
-    yield from Log.read(home.log).entries(start)
+    """Yield the leaves from ``start`` on. At the end of them the whole log has held.
+
+    Raises:
+        NotGenuine: it does not hold (``log.altered``).
+    """
+    store = Store.open(home.store)
+    try:
+        for kept in LeafLog(store).decisions(start):
+            yield kept.leaf
+    finally:
+        store.close()
 
 
-def _remembered(store: Store) -> Head | None:
-    found = store.log_root()
-    return None if found is None else Head(size=found[0], root=found[1])
-
-
-def _check_begins_with(reading: Log, earlier: str, key: logkey.LogKey) -> None:
+def _check_begins_with(reading: LeafLog, earlier: str, key: logkey.LogKey) -> None:
     """Check that a checkpoint of this log that somebody kept is of its beginning."""
     note = checkpoint.parse_note(earlier)
     checkpoint.verify(note, key.note_key)

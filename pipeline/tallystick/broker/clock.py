@@ -43,3 +43,8 @@ class Clock:
                 )
             self._mark = max(self._mark, read)
             return self._mark
+
+    def saw(self, mark: datetime) -> None:
+        """Raise the mark to a time that another process has acted on."""
+        with self._lock:
+            self._mark = max(self._mark, mark)

@@ -75,13 +75,8 @@ class Home:
 
     @property
     def store(self) -> Path:
-        """Used nonces, decisions, high-water marks."""
+        """The log, its records, used nonces, high-water marks."""
         return self.folder / "store.sqlite"
-
-    @property
-    def log(self) -> Path:
-        """The transparency log."""
-        return self.folder / "log"
 
     @property
     def log_key(self) -> Path:

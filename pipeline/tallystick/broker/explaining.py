@@ -15,6 +15,7 @@ from tallystick.appraisal.suggesting import suggest
 from tallystick.broker import again, recorded
 from tallystick.broker.config import Home
 from tallystick.broker.decisions import Kind, check_opens, parse_leaf, parse_record
+from tallystick.broker.leaflog import LeafLog
 from tallystick.broker.policies import LoadedPolicy
 from tallystick.broker.releasing import Verdict, judge
 from tallystick.broker.sessions import Attested
@@ -23,7 +24,6 @@ from tallystick.core.digests import Digest
 from tallystick.core.findings import Change, Finding
 from tallystick.handshake.teekey import TeePublicKey
 from tallystick.policy.normal import PermittedRelease
-from tallystick.tlog.log import Log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,8 @@ def explain(home: Home, decision: str) -> Explanation:
     store = Store.open(home.store)
     try:
         kept = store.decision(decision)
-        log = Log.read(home.log)
-        leaf = parse_leaf(log.entry(kept.leaf))
+        log = LeafLog(store)
+        leaf = parse_leaf(log.leaf(kept))
         check_opens(leaf, kept.record)
         record = parse_record(kept.record)
         policy = _policy(store, record)
@@ -86,7 +86,7 @@ def explain(home: Home, decision: str) -> Explanation:
             policy=record["details"].get("policy_name", ""),
             release=_named(policy, record.get("release")),
             nearest=_named(policy, nearest),
-            leaf=kept.leaf,
+            leaf=kept.position,
             size=log.size,
             again=None if judged is None else again.same(record, judged[0]),
             changes=() if judged is None else _changes(*judged),
@@ -96,7 +96,7 @@ def explain(home: Home, decision: str) -> Explanation:
 
 
 def _again(
-    store: Store, log: Log, record: Mapping[str, Any], policy: LoadedPolicy | None
+    store: Store, log: LeafLog, record: Mapping[str, Any], policy: LoadedPolicy | None
 ) -> tuple[Verdict, Attested] | None:
     """Return what the evaluator says now of the same claims, policy and moment; None where nothing was decided."""
     if policy is None or "attestation" not in record:
@@ -114,10 +114,10 @@ def _changes(verdict: Verdict, attested: Attested) -> tuple[Change, ...]:
     return suggest(decision, policy.live, attested.challenge)
 
 
-def _attested(store: Store, log: Log, attestation: str) -> Attested:
+def _attested(store: Store, log: LeafLog, attestation: str) -> Attested:
     """Return what an attestation proved, from its own record."""
     kept = store.decision(attestation)
-    check_opens(parse_leaf(log.entry(kept.leaf)), kept.record)
+    check_opens(parse_leaf(log.leaf(kept)), kept.record)
     details = parse_record(kept.record)["details"]
     return Attested(
         attestation=attestation,

@@ -1,7 +1,7 @@
 """The log comes first: nothing is answered before its leaf and its record are on the disk (invariant 10).
 
-One thread writes. Whatever waits when it is free goes into one batch: one SQLite transaction with the log's
-append inside it. When either fails, everything in the batch fails and nothing that it decided takes effect.
+One thread writes. Whatever waits when it is free goes into one batch: one transaction of the store, which holds
+the log too. When it fails, everything in the batch fails and nothing that it decided takes effect.
 """
 
 from __future__ import annotations
@@ -12,18 +12,31 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
+from tallystick.broker.clock import Clock
 from tallystick.broker.decisions import Entry, Kind
-from tallystick.broker.store import TIME_MARK, Batch, Store, StoredDecision
+from tallystick.broker.store import Batch, Store
 from tallystick.core.errors import NotGenuine, TallystickError, Unreachable
-from tallystick.tlog.log import Log
 from tallystick.tlog.mark import Head
 
 _MOST_ENTRIES = 256  # in one batch: bounds how long the first of them waits for the last
 _FORGET_EVERY = timedelta(minutes=1)
+
+
+class Stale(Unreachable):
+    """What was decided rests on policies that are no longer in force, or another process took over: decide again."""
+
+    default_code = "policies.stale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Under:
+    """What a decision rests on: this ``epoch`` of ``channel``'s policies and revocations; None when none is kept."""
+
+    channel: str
+    epoch: bytes | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -33,20 +46,24 @@ class _Item:
     entries: tuple[Entry, ...]
     now: datetime
     nonce: bytes | None
+    under: Under | None
     also: Callable[[Batch], None] | None
     future: Future[None] = field(default_factory=Future)
 
 
 class Ledger:
-    """The broker's one writer: the transparency log and the store, kept in step."""
+    """The one writer of a broker process. Several processes may each have one over the same store."""
 
-    def __init__(self, folder: Path, store: Store, *, nonce_life: timedelta, log: Log) -> None:
-        """Hold what :meth:`open` opened. Use that."""
-        self._folder = folder
+    def __init__(self, store: Store, clock: Clock, *, nonce_life: timedelta) -> None:
+        """Begin to write.
+
+        Args:
+            clock: told the latest time that any process has acted on.
+            nonce_life: how long a used nonce is remembered; longer than any session lasts.
+        """
         self._store = store
-        self._log = log
+        self._clock = clock
         self._nonce_life = nonce_life
-        self._failed = False
         self._closed = False
         self._gate = Lock()
         self._counts: Counter[Kind] = Counter()
@@ -55,34 +72,22 @@ class Ledger:
         self._thread = Thread(target=self._run, name="broker-ledger", daemon=True)
         self._thread.start()
 
-    @classmethod
-    def open(cls, folder: Path, store: Store, *, nonce_life: timedelta, wait_seconds: float = 1.0) -> Ledger:
-        """Open the log in ``folder``, refused when it is shorter than, or other than, the store remembers.
-
-        Args:
-            nonce_life: how long a used nonce is remembered; longer than any session lasts.
-
-        Raises:
-            NotGenuine: the log was cut back or rewritten (``log.shorter``, ``log.altered``).
-            Unreachable: another process writes to it (``log.locked``).
-        """
-        log = Log.open(folder, floor=_floor(store), wait_seconds=wait_seconds)
-        return cls(folder, store, nonce_life=nonce_life, log=log)
-
     def submit(
         self,
         entries: Sequence[Entry],
         *,
         now: datetime,
         nonce: bytes | None = None,
+        under: Under | None = None,
         also: Callable[[Batch], None] | None = None,
     ) -> Future[None]:
         """Return a future that is done when ``entries`` are durable.
 
-        It fails with ``NotGenuine`` (``nonce.used``) when ``nonce`` was used up before, and with
-        ``Unreachable`` when the disk refuses. ``also`` runs in the same transaction.
+        It fails with ``NotGenuine`` (``nonce.used``) when ``nonce`` was used up before, by whatever process; with
+        :class:`Stale` when other policies than ``under`` says are in force; and with ``Unreachable`` when the
+        database refuses. ``also`` runs in the same transaction.
         """
-        item = _Item(entries=tuple(entries), now=now, nonce=nonce, also=also)
+        item = _Item(entries=tuple(entries), now=now, nonce=nonce, under=under, also=also)
         item.future.set_running_or_notify_cancel()  # from here on nobody can cancel it
         with self._gate:
             if self._closed:
@@ -96,30 +101,29 @@ class Ledger:
         *,
         now: datetime,
         nonce: bytes | None = None,
+        under: Under | None = None,
         also: Callable[[Batch], None] | None = None,
     ) -> None:
         """Return when ``entries`` are durable. A cancelled caller does not undo them.
 
         Raises:
-            NotGenuine, Unreachable: as :meth:`submit`.
+            NotGenuine, Stale, Unreachable: as :meth:`submit`.
         """
-        future = self.submit(entries, now=now, nonce=nonce, also=also)
+        future = self.submit(entries, now=now, nonce=nonce, under=under, also=also)
         await asyncio.shield(asyncio.wrap_future(future))
 
     def close(self) -> None:
-        """Write what waits, and let another process have the log."""
+        """Write what waits."""
         with self._gate:
             if self._closed:
                 return
             self._closed = True
             self._queue.put(None)
         self._thread.join()
-        self._log.close()
 
-    @property
-    def log(self) -> Log:
-        """The log, for heads and proofs."""
-        return self._log
+    def head(self) -> Head:
+        """Return the size of the log and the root over it."""
+        return self._store.head()
 
     def counts(self) -> dict[Kind, int]:
         """Return how many decisions of each kind this process has made durable."""
@@ -147,60 +151,59 @@ class Ledger:
         return items, False
 
     def _write(self, items: list[_Item]) -> None:
-        refused: list[_Item] = []
         try:
-            if self._failed:
-                self._reopen()
             with self._store.batch() as batch:
-                refused = [item for item in items if not _fresh(batch, item)]
+                refused = _refusals(batch, items)
                 kept = [item for item in items if item not in refused]
                 if kept:
                     self._write_batch(batch, kept)
+                seen_at = batch.seen_at
         except Exception as error:
-            self._failed = True
             for item in items:
                 item.future.set_exception(_said(error))
             return
+        self._clock.saw(seen_at)
+        with self._gate:
+            self._counts.update(entry.kind for item in kept for entry in item.entries)
         for item in items:
             if item in refused:
-                item.future.set_exception(NotGenuine("the nonce was used before", code="nonce.used"))
+                item.future.set_exception(refused[item])
             else:
-                with self._gate:
-                    self._counts.update(entry.kind for entry in item.entries)
                 item.future.set_result(None)
 
     def _write_batch(self, batch: Batch, items: list[_Item]) -> None:
-        entries = [entry for item in items for entry in item.entries]
+        latest = max(item.now for item in items)
+        batch.acted_at(latest)
+        batch.use([item.nonce for item in items if item.nonce is not None], at=latest)
         for item in items:
             if item.also is not None:
                 item.also(batch)
-        latest = max(item.now for item in items)
-        batch.raise_mark(TIME_MARK, int(latest.timestamp()))
         if self._forgot_at is None or latest - self._forgot_at > _FORGET_EVERY:
-            batch.forget_nonces(before=latest - self._nonce_life)
+            batch.forget(nonces_before=latest - self._nonce_life, sessions_before=latest)
             self._forgot_at = latest
-        if not entries:
-            return
-        indexes = self._log.append_all([entry.leaf for entry in entries])
-        for index, entry in zip(indexes, entries, strict=True):
-            batch.keep(StoredDecision(decision=entry.decision, leaf=index, record=entry.record))
-        head = self._log.head()
-        batch.log_grew(head.size, head.root)
-
-    def _reopen(self) -> None:
-        """Start again from what is on the disk: after a failure, only that is known."""
-        self._log.close()
-        self._log = Log.open(self._folder, floor=_floor(self._store))
-        self._failed = False
+        entries = [entry for item in items for entry in item.entries]
+        batch.append([(entry.decision, entry.leaf, entry.record) for entry in entries])
 
 
-def _floor(store: Store) -> Head | None:
-    remembered = store.log_root()
-    return None if remembered is None else Head(size=remembered[0], root=remembered[1])
-
-
-def _fresh(batch: Batch, item: _Item) -> bool:
-    return item.nonce is None or batch.use_nonce(item.nonce, at=item.now)
+def _refusals(batch: Batch, items: list[_Item]) -> dict[_Item, TallystickError]:
+    """Return the items that can not be written, and why: a nonce that was used, policies that are gone."""
+    refused: dict[_Item, TallystickError] = {}
+    used = set(batch.used([item.nonce for item in items if item.nonce is not None]))
+    epochs: dict[str, bytes | None] = {}
+    for item in items:
+        if item.under is not None:
+            channel = item.under.channel
+            if channel not in epochs:
+                mark = batch.channel(channel)
+                epochs[channel] = None if mark is None else mark.epoch
+            if epochs[channel] != item.under.epoch:
+                refused[item] = Stale(f"other policies of channel {channel} are in force by now")
+                continue
+        if item.nonce is not None:
+            if item.nonce in used:
+                refused[item] = NotGenuine("the nonce was used before", code="nonce.used")
+            used.add(item.nonce)
+    return refused
 
 
 def _said(error: Exception) -> TallystickError:

@@ -67,7 +67,7 @@ class _State:
         for kind, count in sorted(broker.ledger.counts().items(), key=lambda pair: pair[0].value):
             decisions.add_metric((kind.value,), count)
         yield decisions
-        yield GaugeMetricFamily("tally_broker_log_size", "Leaves in the log.", broker.ledger.log.head().size)
+        yield GaugeMetricFamily("tally_broker_log_size", "Leaves in the log.", broker.ledger.head().size)
         yield GaugeMetricFamily("tally_broker_sessions", "Sessions that are open.", len(broker.sessions))
         try:
             state = broker.policies.current(now := broker.clock.now())

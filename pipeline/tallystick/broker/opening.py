@@ -14,12 +14,13 @@ from tallystick.broker.decisions import Kind, entry
 from tallystick.broker.endorsement import MANUFACTURER
 from tallystick.broker.enrolling import Enrolments
 from tallystick.broker.enrolment_ca import EnrolmentAuthority, authority
-from tallystick.broker.ledger import Ledger
+from tallystick.broker.ledger import Ledger, Under
 from tallystick.broker.policies import (
     Loader,
     PolicySource,
     PolicyState,
     Read,
+    Seen,
     Verified,
     dump_high_water,
     load_high_water,
@@ -28,7 +29,7 @@ from tallystick.broker.proving import Backing
 from tallystick.broker.secretfiles import private_folder
 from tallystick.broker.service import Broker
 from tallystick.broker.sessions import Sessions
-from tallystick.broker.store import Batch, Store
+from tallystick.broker.store import Batch, ChannelMark, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
 from tallystick.core.errors import Misuse
@@ -39,7 +40,6 @@ from tallystick.release import metadata, roles
 from tallystick.release.channel import pinned_root, policies_of, release_digests
 from tallystick.release.records import HighWater
 from tallystick.signing.records import Trust
-from tallystick.tlog.log import Log
 
 _MAX_ENDORSEMENT_BYTES = 16 << 20
 _NONCE_MARGIN = timedelta(minutes=5)  # a used nonce is remembered for this much longer than a session lasts
@@ -62,16 +62,13 @@ def create(home: Home, *, passphrase: str | None = None, master: Mapping[str, st
     tokens.create_key(home.token_key)
     key = logkey.create(home.log_key)
     private_folder(home.enrolment)
-    Log.open(home.log).close()
     Store.create(home.store)  # last: its presence says that the folder is complete
     return key.verifier_line()
 
 
-def open_ledger(home: Home, store: Store, *, nonce_life: timedelta = _NONCE_MARGIN) -> Ledger:
-    """Open the log of the broker in ``home``; the errors are :meth:`Ledger.open`'s."""
-    if not home.log.is_dir():
-        raise Misuse(f"there is no log in {home.log}; run `tally broker init`", code="file.missing")
-    return Ledger.open(home.log, store, nonce_life=nonce_life)
+def open_ledger(store: Store, clock: Clock, *, nonce_life: timedelta = _NONCE_MARGIN) -> Ledger:
+    """Begin to write to the log in ``store``; nonces are remembered for ``nonce_life``."""
+    return Ledger(store, clock, nonce_life=nonce_life)
 
 
 def open_broker(
@@ -85,9 +82,9 @@ def open_broker(
     Raises:
         Refused: the clock stands behind the time the broker has acted on (``clock.behind``), or the trust file
             does not pin the channel (``release.channel.unknown``).
-        NotGenuine: the log was cut back or rewritten, or a secret's file is readable by others.
-        Misuse: there is no broker in the folder.
-        Unreachable: another process runs this broker.
+        NotGenuine: the log was altered, or a secret's file is readable by others.
+        Misuse: there is no broker in the folder, or its store has to be migrated first.
+        Unreachable: the store does not answer.
     """
     home = config.home
     load = channel_loader(trust, config.channel)
@@ -96,7 +93,7 @@ def open_broker(
         clock = Clock(store.time_mark(), read=read_clock)
         now = clock.now()
         vault = Vault.open(home.vault, passphrase=config.passphrase)
-        ledger = open_ledger(home, store, nonce_life=config.lifetimes.session + _NONCE_MARGIN)
+        ledger = open_ledger(store, clock, nonce_life=config.lifetimes.session + _NONCE_MARGIN)
     except BaseException:
         store.close()
         raise
@@ -151,22 +148,28 @@ def open_configured(config: BrokerConfig) -> Broker:
 
 
 def _policies(config: BrokerConfig, store: Store, ledger: Ledger, load: Loader) -> PolicySource:
-    def announce(state: PolicyState, high_water: HighWater, now: datetime) -> None:
+    def seen() -> Seen:
+        mark = store.channel(config.channel)
+        return Seen() if mark is None else Seen(epoch=mark.epoch, high_water=load_high_water(mark.high_water))
+
+    def announce(state: PolicyState, high_water: HighWater, before: Seen, now: datetime) -> None:
         def also(batch: Batch) -> None:
-            batch.see_channel(config.channel, dump_high_water(high_water))
+            mark = ChannelMark(epoch=state.epoch, high_water=dump_high_water(high_water))
+            batch.see_channel(config.channel, mark)
             for policy in state.policies:
                 batch.keep_policy(policy.digest.value, policy.data)
 
         details = {"unusable": [finding.document() for finding in state.unusable]}
         made = entry(Kind.POLICY, now=now, public=state.public(), details=details)
-        ledger.submit([made], now=now, also=also).result()
+        under = Under(channel=config.channel, epoch=before.epoch)
+        ledger.submit([made], now=now, under=under, also=also).result()
 
     return PolicySource(
         config.channel_dir,
         config.channel,
         load=load,
         read=document.read,
-        high_water=load_high_water(store.channel(config.channel)),
+        seen=seen,
         announce=announce,
     )
 

@@ -6,11 +6,13 @@ checked against the moment of use each time. There is no way to hand the broker 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -61,7 +63,7 @@ class LoadedPolicy:
     gone: Prepared  # only the releases that the channel revoked or removed since it was compiled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: ``epoch`` is worked out once and kept
 class PolicyState:
     """Everything that decides at one moment: the channel's verified policies and its revocations."""
 
@@ -73,14 +75,10 @@ class PolicyState:
     by_key: Mapping[str, LoadedPolicy]
     unusable: tuple[Finding, ...]  # policies of the channel that this broker can not use, and why
 
-    @property
-    def epoch(self) -> tuple[object, ...]:
+    @cached_property
+    def epoch(self) -> bytes:
         """What changes exactly when other policies or revocations are in force."""
-        return (
-            self.version,
-            self.revoked,
-            tuple((policy.name, str(policy.digest)) for policy in self.policies),
-        )
+        return hashlib.sha256(canonical(self.public())).digest()
 
     def public(self) -> dict[str, Any]:
         """Return what the log says of this state."""
@@ -93,6 +91,14 @@ class PolicyState:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the store keeps of a channel: what is in force, and what it may never fall below."""
+
+    epoch: bytes | None = None
+    high_water: HighWater = field(default_factory=HighWater)
+
+
 class PolicySource:
     """Gives the state in force, verified again when a file that it was read from has changed. Safe for threads."""
 
@@ -103,21 +109,23 @@ class PolicySource:
         *,
         load: Loader,
         read: Reader,
-        high_water: HighWater,
-        announce: Callable[[PolicyState, HighWater, datetime], None],
+        seen: Callable[[], Seen],
+        announce: Callable[[PolicyState, HighWater, Seen, datetime], None],
     ) -> None:
         """Hold where the channel is and how it is verified.
 
         Args:
             load: verifies the channel as of a moment, never below a high-water mark.
             read: reads a compiled policy's normal form.
-            announce: makes a new state durable, in the log too; it is in force when this has returned.
+            seen: what is in force by now, whichever process put it there.
+            announce: makes a new state durable, in the log too, and in force for every process that shares the
+                store, unless another one has done so since it was ``seen``; raises where it has.
         """
         self._folder = folder
         self._channel = channel
         self._load = load
         self._read = read
-        self._high_water = high_water
+        self._in_force = seen
         self._announce = announce
         self._state: PolicyState | None = None
         self._seen: dict[str, _Stat | None] = {}
@@ -145,15 +153,20 @@ class PolicySource:
             raise Refused(finding.message, findings=[finding])
         return state
 
+    def forget(self) -> None:
+        """Verify the channel again at the next use: another process has put something else in force."""
+        with self._lock:
+            self._settled = False
+
     def _fresh(self, now: datetime) -> PolicyState:
         if self._state is not None and self._settled and self._unchanged():
             return self._state
         began, seen = time.monotonic(), dict[str, _Stat | None]()
-        verified = self._load(self._reading(seen), now, self._high_water)
+        in_force = self._in_force()
+        verified = self._load(self._reading(seen), now, in_force.high_water)
         state = state_of(verified, self._channel, self._read)
-        if self._state is None or state.epoch != self._state.epoch:
-            self._announce(state, verified.policies.high_water, now)
-        self._high_water = verified.policies.high_water
+        if state.epoch != in_force.epoch:
+            self._announce(state, verified.policies.high_water, in_force, now)
         # A file that was edited within the tick in which it was read keeps its change time: what was read is
         # taken for settled only once it was read again, unchanged, after that tick.
         self._settled = seen == self._seen and began - self._seen_at > _TICK_SECONDS
@@ -259,10 +272,8 @@ def dump_high_water(mark: HighWater) -> bytes:
     )
 
 
-def load_high_water(data: bytes | None) -> HighWater:
-    """Return the high-water mark that the store kept; an empty one when it kept none."""
-    if data is None:
-        return HighWater()
+def load_high_water(data: bytes) -> HighWater:
+    """Return the high-water mark that the store kept."""
     found = jsondoc.loads(data, "channel high-water mark")
     at = found["at"]
     return HighWater(

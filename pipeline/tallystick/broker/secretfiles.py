@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tallystick.core.errors import Malformed, Misuse, NotGenuine, Unreachable
+from tallystick.core.errors import Malformed, Misuse, NotGenuine, TallystickError, Unreachable
 from tallystick.core.files import write_file
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -68,12 +68,20 @@ def read_secret(path: Path, what: str, *, max_bytes: int) -> bytes:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at ``path`` against every other process and thread that asks for it."""
-    private_folder(path.parent)
+def locked(path: Path, *, busy: TallystickError | None = None) -> Iterator[None]:
+    """Hold the lock file at ``path`` against every other process and thread that asks for it.
+
+    Args:
+        busy: raised when somebody else holds it; without it, this waits.
+    """
     handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
+        except BlockingIOError:
+            if busy is None:
+                raise
+            raise busy from None
         yield
     finally:
         os.close(handle)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -19,6 +20,7 @@ from tallystick.broker import tls
 from tallystick.broker.admin import admin_socket
 from tallystick.broker.app import create_app
 from tallystick.broker.config import Limits
+from tallystick.broker.secretfiles import locked
 from tallystick.broker.service import Broker
 from tallystick.core.errors import Misuse, Unreachable
 
@@ -58,6 +60,18 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Serve the broker in ``folder`` while no other process does: the socket for key operations is there.
+
+    Raises:
+        Unreachable: another one does (``broker.running``).
+    """
+    busy = Unreachable(f"a broker is running in {folder} already", code="broker.running")
+    with locked(folder / "serving.lock", busy=busy):
+        yield
+
+
 def serve(broker: Broker, listening: socket.socket, *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then answer what is open and close the broker.
 
@@ -66,7 +80,8 @@ def serve(broker: Broker, listening: socket.socket, *, ready: Callable[[str], No
     """
     server = _server(broker, listening, ready)
     try:
-        asyncio.run(server.serve(sockets=[listening]))
+        with alone(broker.config.home.folder):
+            asyncio.run(server.serve(sockets=[listening]))
     finally:
         broker.close()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from tallystick.broker.clock import Clock
 from tallystick.broker.config import BrokerConfig
 from tallystick.broker.decisions import Entry, Kind, codes, entry, instant, whole
 from tallystick.broker.enrolment_ca import EnrolmentAuthority
-from tallystick.broker.ledger import Ledger
+from tallystick.broker.ledger import Ledger, Stale, Under
 from tallystick.broker.logkey import LogKey
 from tallystick.broker.policies import PolicySource, PolicyState
 from tallystick.broker.proving import Backing, Proven, check_tee, prove
@@ -43,6 +44,7 @@ from tallystick.handshake.kbs import (
 from tallystick.signing.records import Endorser
 
 _T = TypeVar("_T")
+_ATTEMPTS = 3  # to decide under policies that stay in force until the decision is logged
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,7 +102,9 @@ class Broker:
         try:
             if session.spent:
                 raise NotGenuine("this session's nonce was used before", code="nonce.used")
-            proven, made, token = await self._in_thread(lambda: self._attested(session, message, now))
+            proven, made, token = await self._under_one_policy(
+                lambda: self._in_thread(lambda: self._attested(session, message, now))
+            )
             await self.ledger.record([made], now=now, nonce=nonce)
         except TallystickError as error:
             raise await self._refused("attest", error, now=now, public={"tee": session.tee}) from None
@@ -129,17 +133,7 @@ class Broker:
             key = key_id(path)
         except Malformed:
             raise wire.no_such_path() from None
-        outcome = await self._in_thread(lambda: self._decided(key, attested, now))
-        verdict = outcome.verdict
-        public = {**verdict.public(), "attestation": attested.attestation}
-        if not verdict.allowed:
-            public |= {"stage": "resource", "codes": codes(verdict.findings)}
-        kind = Kind.RELEASE if verdict.allowed else Kind.REFUSAL
-        made = entry(kind, now=now, public=public, details=verdict.details())
-        await self.ledger.record([made], now=now)
-        if outcome.wrapped is None:
-            raise wire.denied(verdict.findings, own=verdict.own, decision=made.decision)
-        return outcome.wrapped
+        return await self._under_one_policy(lambda: self._fetched(key, attested, now))
 
     async def enrol(self, body: bytes) -> EnrolmentChallenge:
         """Return the challenge that only the TPM with both keys can answer.
@@ -179,7 +173,32 @@ class Broker:
 
     def checkpoint(self) -> str:
         """Return the signed checkpoint over everything that is in the log."""
-        return self.log_key.checkpoint(self.ledger.log.head())
+        return self.log_key.checkpoint(self.ledger.head())
+
+    async def _fetched(self, key: KeyId, attested: Attested, now: datetime) -> bytes:
+        outcome, under = await self._in_thread(lambda: self._decided(key, attested, now))
+        verdict = outcome.verdict
+        public = {**verdict.public(), "attestation": attested.attestation}
+        if not verdict.allowed:
+            public |= {"stage": "resource", "codes": codes(verdict.findings)}
+        kind = Kind.RELEASE if verdict.allowed else Kind.REFUSAL
+        made = entry(kind, now=now, public=public, details=verdict.details())
+        await self.ledger.record([made], now=now, under=under)
+        if outcome.wrapped is None:
+            raise wire.denied(verdict.findings, own=verdict.own, decision=made.decision)
+        return outcome.wrapped
+
+    async def _under_one_policy(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what ``work`` gives, done again when another process has put other policies in force meanwhile.
+
+        Raises:
+            Stale: that happened each time.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(Stale):
+                return await work()
+            self.policies.forget()
+        return await work()
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
@@ -197,14 +216,18 @@ class Broker:
         made = entry(Kind.ATTESTATION, now=now, public=result.public, details=result.details)
         return proven, made, self.tokens.issue(result.submods, now=now)
 
-    def _decided(self, key: KeyId, attested: Attested, now: datetime) -> releasing.Outcome:
+    def _decided(
+        self, key: KeyId, attested: Attested, now: datetime
+    ) -> tuple[releasing.Outcome, Under | None]:
+        """Return the answer, and the policies that it rests on."""
         try:
             state = self.policies.current(now)
         except Unreachable:
             raise
         except TallystickError as error:
-            return releasing.Outcome(verdict=releasing.without_policies(key, error), wrapped=None)
-        return releasing.decide(key, attested, state, self.vault, now=now)
+            return releasing.Outcome(verdict=releasing.without_policies(key, error), wrapped=None), None
+        under = Under(channel=state.channel, epoch=state.epoch)
+        return releasing.decide(key, attested, state, self.vault, now=now), under
 
     def _certified(self, offer: enrolling.Offer, now: datetime) -> tuple[bytes, Entry]:
         (authority,) = (one for one in self.authorities if one.label == offer.endorsed.label)

@@ -1,222 +1,368 @@
-"""The broker's durable state in SQLite: used nonces, decisions, high-water marks. Every commit is on disk.
+"""The broker's durable state: the log with its records, used nonces, sessions, high-water marks.
 
-One transaction carries everything that one batch of decisions leaves behind; the log's leaves are appended
-inside it (``ledger.py``), so that a batch is answered whole or not at all.
+One transaction carries everything that one batch of decisions leaves behind, leaves included, so that a batch is
+answered whole or not at all. Whoever writes holds the lock on the head of the log: there is one order of leaves,
+and one memory of nonces and of policies in force, for all processes that share a store.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tallystick.core.errors import Malformed, Misuse, Refused, Unreachable, Unsupported
+from sqlalchemy import delete, func, insert, select, update
 
-SCHEMA_VERSION = 1
-TIME_MARK = "time"  # seconds since 1970-01-01T00:00:00Z
-LOG_MARK = "log-size"  # leaves
-_BUSY_SECONDS = 10.0
+from tallystick.broker import database, migrating
+from tallystick.broker.database import Place
+from tallystick.broker.secretfiles import locked
+from tallystick.broker.tables import channels, decisions, head, nonces, policies, sessions, tiles
+from tallystick.core.errors import Misuse, NotGenuine, Refused
+from tallystick.tlog.mark import Head
+from tallystick.tlog.merkle import Frontier, leaf_hash
+from tallystick.tlog.tiles import WIDTH, completed, subtree
 
-_TABLES = """
-CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
-CREATE TABLE nonces (digest BLOB PRIMARY KEY, used_at INTEGER NOT NULL) WITHOUT ROWID, STRICT;
-CREATE INDEX nonces_used_at ON nonces (used_at);
-CREATE TABLE decisions (id TEXT PRIMARY KEY, leaf INTEGER NOT NULL UNIQUE, record BLOB NOT NULL) STRICT;
-CREATE TABLE policies (digest BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID, STRICT;
-CREATE TABLE channels (name TEXT PRIMARY KEY, high_water BLOB NOT NULL) WITHOUT ROWID, STRICT;
-CREATE TABLE roots (size INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
-"""
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Executable
+
+_PAGE = 1000  # rows that are read at once where all of them are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDecision:
-    """One decision as the operator may read it: the whole record behind a leaf's commitment."""
+    """One decision as the operator may read it: the log's leaf, and the whole record behind its commitment."""
 
     decision: str
-    leaf: int  # index in the log
+    position: int  # of the leaf in the log
+    leaf: bytes
     record: bytes  # canonical JSON, salt included
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelMark:
+    """What is in force of a channel."""
+
+    epoch: bytes  # differs when policies or revocations do
+    high_water: bytes  # versions and revocations that it never falls below
+
+
 class Batch:
-    """What one transaction may do. Only ``Store.batch`` makes one."""
+    """What one transaction may do. Only :meth:`Store.batch` makes one."""
 
-    __slots__ = ("_db",)
+    __slots__ = ("_frontier", "_seen_at", "connection")
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, connection: Connection) -> None:
+        """Lock the head of the log and read it."""
+        self.connection = connection
+        row = connection.execute(_HEAD.with_for_update()).one()
+        self._frontier = _frontier(row)
+        self._seen_at = int(row.seen_at)
 
-    def use_nonce(self, digest: bytes, *, at: datetime) -> bool:
-        """Use a nonce up; False when it was used before, by this process or another."""
-        row = self._db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", (digest, _seconds(at)))
-        return row.rowcount == 1
+    @property
+    def size(self) -> int:
+        """How many leaves there are, those of this batch included."""
+        return self._frontier.size
 
-    def keep(self, decision: StoredDecision) -> None:
-        """Keep the record behind a leaf."""
-        self._db.execute(
-            "INSERT INTO decisions VALUES (?, ?, ?)", (decision.decision, decision.leaf, decision.record)
-        )
+    @property
+    def seen_at(self) -> datetime:
+        """The latest time that was ever acted on."""
+        return _time(self._seen_at)
 
-    def raise_mark(self, name: str, value: int) -> None:
-        """Raise a high-water mark. A lower value leaves it as it is."""
-        self._db.execute(
-            "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
-            (name, value),
-        )
+    def used(self, digests: Collection[bytes]) -> frozenset[bytes]:
+        """Return those of ``digests`` whose nonces were used before."""
+        if not digests:
+            return frozenset()
+        rows = self.connection.execute(select(nonces.c.digest).where(nonces.c.digest.in_(digests)))
+        return frozenset(bytes(row.digest) for row in rows)
 
-    def log_grew(self, size: int, root: bytes) -> None:
-        """Remember the log's size and root, so that a shorter or rewritten log is noticed."""
-        self.raise_mark(LOG_MARK, size)
-        self._db.execute("DELETE FROM roots")
-        self._db.execute("INSERT INTO roots VALUES (?, ?)", (size, root))
+    def use(self, digests: Collection[bytes], *, at: datetime) -> None:
+        """Use nonces up, none of which is used yet."""
+        if digests:
+            rows = [{"digest": digest, "used_at": _seconds(at)} for digest in digests]
+            self.connection.execute(insert(nonces), rows)
 
-    def see_channel(self, name: str, high_water: bytes) -> None:
-        """Replace what is remembered of a channel's versions and revocations."""
-        self._db.execute("INSERT OR REPLACE INTO channels VALUES (?, ?)", (name, high_water))
+    def append(self, entries: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Append decisions (identifier, leaf, record) to the log, in order."""
+        if not entries:
+            return
+        older = self.size
+        rows = [
+            {"position": older + at, "id": name, "leaf": leaf, "record": record}
+            for at, (name, leaf, record) in enumerate(entries)
+        ]
+        self.connection.execute(insert(decisions), rows)
+        for _, leaf, _ in entries:
+            self._frontier.grow(leaf_hash(leaf))
+        for level, number in completed(older, self.size):
+            hashes = _entries(self.connection, level, number)
+            self.connection.execute(insert(tiles), {"level": level, "number": number, "hashes": hashes})
+
+    def acted_at(self, now: datetime) -> None:
+        """Raise the time's high-water mark. An earlier time leaves it as it is."""
+        self._seen_at = max(self._seen_at, _seconds(now))
+
+    def channel(self, name: str) -> ChannelMark | None:
+        """Return what is in force of a channel."""
+        return _channel(self.connection, name)
+
+    def see_channel(self, name: str, mark: ChannelMark) -> None:
+        """Replace what is in force of a channel."""
+        self.connection.execute(delete(channels).where(channels.c.name == name))
+        row = {"name": name, "epoch": mark.epoch, "high_water": mark.high_water}
+        self.connection.execute(insert(channels), row)
 
     def keep_policy(self, digest: bytes, data: bytes) -> None:
-        """Keep a compiled policy that decided, so that its decisions can be made again."""
-        self._db.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (digest, data))
+        """Keep a compiled policy that decides, so that its decisions can be made again."""
+        if _policy(self.connection, digest) is None:
+            self.connection.execute(insert(policies), {"digest": digest, "data": data})
 
-    def forget_nonces(self, *, before: datetime) -> None:
-        """Drop the nonces used before ``before``, whose sessions have long expired."""
-        self._db.execute("DELETE FROM nonces WHERE used_at < ?", (_seconds(before),))
+    def attest(self, cookie: bytes, attestation: str, *, until: datetime) -> None:
+        """Let the session whose cookie has the SHA-256 ``cookie`` stand for an attestation."""
+        row = {"cookie": cookie, "attestation": attestation, "expires_at": _seconds(until)}
+        self.connection.execute(insert(sessions), row)
+
+    def forget(self, *, nonces_before: datetime, sessions_before: datetime) -> None:
+        """Drop the nonces used, and the sessions expired, before a time."""
+        self.connection.execute(delete(nonces).where(nonces.c.used_at < _seconds(nonces_before)))
+        self.connection.execute(delete(sessions).where(sessions.c.expires_at < _seconds(sessions_before)))
+
+    def end(self) -> None:
+        """Write the head of the log. :meth:`Store.batch` calls it."""
+        tree = self._frontier
+        values = {
+            "size": tree.size,
+            "root": tree.root(),
+            "frontier": tree.peaks,
+            "seen_at": self._seen_at,
+        }
+        self.connection.execute(update(head).where(head.c.id == 1).values(values))
 
 
 class Store:
-    """The database of one broker. Safe for several threads; other processes may have it open too."""
+    """The database of one broker, or of all its replicas. Safe for threads and processes."""
 
-    __slots__ = ("_db", "_lock", "_path")
+    __slots__ = ("_engine", "_place")
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
-        self._db = db
-        self._path = path
-        self._lock = RLock()
+    def __init__(self, engine: Engine, place: Place) -> None:
+        """Hold what :meth:`open` checked. Use that."""
+        self._engine = engine
+        self._place = place
 
     @classmethod
-    def create(cls, path: Path) -> None:
-        """Make an empty database at ``path``, readable by its owner alone.
+    def create(cls, place: Place) -> None:
+        """Make the tables at ``place``; a SQLite file is readable by its owner alone.
 
         Raises:
-            Misuse: there is a file already (``store.exists``).
+            Misuse: there is a store already (``store.exists``).
+            Malformed, Unsupported, Unreachable: as :func:`database.url_of` and the database say.
         """
+        if isinstance(place, Path):
+            try:
+                place.touch(mode=0o600, exist_ok=False)
+            except FileExistsError:
+                raise Misuse(f"{place} exists already", code="store.exists") from None
+        engine = database.connect(place)
         try:
-            path.touch(mode=0o600, exist_ok=False)
-        except FileExistsError:
-            raise Misuse(f"{path} exists already", code="store.exists") from None
-        with _named(path):
-            db = sqlite3.connect(path, isolation_level=None)
-            db.executescript(f"PRAGMA journal_mode = WAL;{_TABLES}PRAGMA user_version = {SCHEMA_VERSION};")
-            db.close()
+            with database.reading(engine, place) as connection:
+                if migrating.revision(connection) is not None:
+                    raise Misuse(
+                        f"there is a store in {database.name_of(place)} already", code="store.exists"
+                    )
+            migrating.migrate(engine, place)
+        finally:
+            engine.dispose()
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open the database at ``path``.
+    def open(cls, place: Place) -> Store:
+        """Open the store at ``place``.
 
         Raises:
-            Misuse: there is none.
-            Malformed: not a database, or a damaged one.
-            Unsupported: another schema version.
-            Unreachable: locked, or the disk does not answer.
+            Misuse: there is none, or an older one that has to be migrated first.
+            Malformed: not a database, or another program's.
+            NotGenuine: the head of the log does not fit its subtrees (``log.altered``) or leaves (``log.shorter``).
+            Unsupported: a newer store.
+            Unreachable: locked, or nobody answers.
         """
-        if not path.is_file():
-            raise Misuse(f"there is no store {path}; run `tally broker init`", code="file.missing")
-        with _named(path):
-            db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != SCHEMA_VERSION:
-                db.close()
-                raise Unsupported(
-                    "broker store", at=str(path), want=f"version {SCHEMA_VERSION}", got=str(version)
-                )
-            db.executescript("PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;")
-        return cls(db, path)
+        if isinstance(place, Path) and not place.is_file():
+            raise Misuse(f"there is no store {place}; run `tally broker init`", code="file.missing")
+        engine = database.connect(place)
+        try:
+            with database.reading(engine, place) as connection:
+                migrating.check(connection, place)
+                size = _frontier(connection.execute(_HEAD).one()).size
+                last = connection.execute(select(func.max(decisions.c.position))).scalar()
+                if size != (0 if last is None else last + 1):
+                    raise NotGenuine(
+                        f"transparency log: {database.name_of(place)}: want {size} leaves, got the last at {last}",
+                        code="log.shorter",
+                    )
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, place)
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return self._place
 
     def close(self) -> None:
-        """Close the database."""
-        with self._lock:
-            self._db.close()
+        """Let go of every connection."""
+        self._engine.dispose()
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
         """Give one transaction that is durable when the block has ended, and undone when it raises.
 
         Raises:
-            Unreachable: the disk is full, or another process held the database too long.
+            Unreachable: the disk is full, nobody answers, or another process held the lock too long.
+            NotGenuine: the head of the log was altered.
         """
-        with self._lock, _named(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield Batch(self._db)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._in_turn(), database.writing(self._engine, self._place) as connection:
+            batch = Batch(connection)
+            yield batch
+            batch.end()
 
-    def mark(self, name: str) -> int:
-        """Return a high-water mark; 0 when nothing was ever marked."""
-        row = self._one("SELECT value FROM marks WHERE name = ?", name)
-        return int(row[0]) if row else 0
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection to read with; the errors are :func:`database.named`'s."""
+        with database.reading(self._engine, self._place) as connection:
+            yield connection
 
     def time_mark(self) -> datetime:
         """Return the latest time that was ever acted on."""
-        return datetime.fromtimestamp(self.mark(TIME_MARK), UTC)
+        return _time(int(self._one(_HEAD).seen_at))
 
-    def log_root(self) -> tuple[int, bytes] | None:
-        """Return the log's size and root as last remembered."""
-        row = self._one("SELECT size, root FROM roots ORDER BY size DESC LIMIT 1")
-        return (int(row[0]), bytes(row[1])) if row else None
+    def head(self) -> Head:
+        """Return the size of the log and the root over it."""
+        row = self._one(_HEAD)
+        return Head(size=int(row.size), root=bytes(row.root))
 
-    def channel(self, name: str) -> bytes | None:
-        """Return what is remembered of a channel."""
-        row = self._one("SELECT high_water FROM channels WHERE name = ?", name)
-        return bytes(row[0]) if row else None
+    def channel(self, name: str) -> ChannelMark | None:
+        """Return what is in force of a channel."""
+        with self.reading() as connection:
+            return _channel(connection, name)
 
     def policy(self, digest: bytes) -> bytes | None:
         """Return a compiled policy that was in force once."""
-        with self._lock, _named(self._path):
-            row = self._db.execute("SELECT data FROM policies WHERE digest = ?", (digest,)).fetchone()
-        return bytes(row[0]) if row else None
+        with self.reading() as connection:
+            return _policy(connection, digest)
+
+    def session(self, cookie: bytes) -> tuple[str, datetime] | None:
+        """Return the attestation that a session stands for, and when it expires."""
+        row = self._maybe(
+            select(sessions.c.attestation, sessions.c.expires_at).where(sessions.c.cookie == cookie)
+        )
+        return None if row is None else (row.attestation, _time(int(row.expires_at)))
 
     def decision(self, decision: str) -> StoredDecision:
-        """Return the record of one decision.
+        """Return one decision.
 
         Raises:
             Refused: this broker never made it (``decision.unknown``).
         """
-        row = self._one("SELECT leaf, record FROM decisions WHERE id = ?", decision)
+        row = self._maybe(select(decisions).where(decisions.c.id == decision))
         if row is None:
             raise Refused(f"this broker has no decision {decision}", code="decision.unknown")
-        return StoredDecision(decision=decision, leaf=int(row[0]), record=bytes(row[1]))
+        return _decision(row)
 
-    def decisions(self) -> Iterator[StoredDecision]:
-        """Yield every decision in the order of the log."""
-        with self._lock, _named(self._path):
-            rows = self._db.execute("SELECT id, leaf, record FROM decisions ORDER BY leaf").fetchall()
-        for name, leaf, record in rows:
-            yield StoredDecision(decision=name, leaf=leaf, record=bytes(record))
+    def decisions(self, start: int = 0, end: int | None = None) -> Iterator[StoredDecision]:
+        """Yield the decisions ``start`` to ``end`` (all of them) in the order of the log, a page at a time."""
+        last = self.head().size if end is None else end
+        for first in range(start, last, _PAGE):
+            upper = min(first + _PAGE, last)
+            position = decisions.c.position
+            query = select(decisions).where(position >= first, position < upper).order_by(position)
+            with self.reading() as connection:
+                rows = connection.execute(query).all()
+            yield from map(_decision, rows)
 
-    def _one(self, query: str, *values: str) -> tuple[Any, ...] | None:
-        with self._lock, _named(self._path):
-            row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
-            return row
+    def tile(self, level: int, number: int) -> bytes:
+        """Return the hashes of a whole tile.
+
+        Raises:
+            NotGenuine: it is missing (``log.altered``).
+        """
+        with self.reading() as connection:
+            return _tile(connection, level, number)
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Wait for the processes that write to a SQLite file: its own waiting is asking again and again."""
+        if isinstance(self._place, Path):
+            with locked(self._place.with_suffix(".lock")):
+                yield
+        else:
+            yield
+
+    def _one(self, query: Executable) -> Any:
+        with self.reading() as connection:
+            return connection.execute(query).one()
+
+    def _maybe(self, query: Executable) -> Any:
+        with self.reading() as connection:
+            return connection.execute(query).one_or_none()
+
+
+_HEAD = select(head.c.size, head.c.root, head.c.frontier, head.c.seen_at).where(head.c.id == 1)
+
+
+def _frontier(row: Any) -> Frontier:
+    """Return the tree that a row of ``head`` holds.
+
+    Raises:
+        NotGenuine: it does not fit its root (``log.altered``).
+    """
+    try:
+        found = Frontier(int(row.size), bytes(row.frontier))
+    except ValueError as error:
+        raise NotGenuine(f"transparency log: head: {error}", code="log.altered") from None
+    if found.root() != bytes(row.root):
+        raise NotGenuine("transparency log: head: the subtrees do not give the root", code="log.altered")
+    return found
+
+
+def _entries(connection: Connection, level: int, number: int) -> bytes:
+    """Return the hashes of a tile that has just become whole, from the leaves or from the tiles below."""
+    start, end = number * WIDTH, (number + 1) * WIDTH
+    if level == 0:
+        position = decisions.c.position
+        query = select(decisions.c.leaf).where(position >= start, position < end).order_by(position)
+        return b"".join(leaf_hash(bytes(row.leaf)) for row in connection.execute(query))
+    return b"".join(subtree(_tile(connection, level - 1, at)) for at in range(start, end))
+
+
+def _tile(connection: Connection, level: int, number: int) -> bytes:
+    query = select(tiles.c.hashes).where(tiles.c.level == level, tiles.c.number == number)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotGenuine(f"transparency log: tile {number} of level {level} is missing", code="log.altered")
+    return bytes(row.hashes)
+
+
+def _channel(connection: Connection, name: str) -> ChannelMark | None:
+    query = select(channels.c.epoch, channels.c.high_water).where(channels.c.name == name)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else ChannelMark(epoch=bytes(row.epoch), high_water=bytes(row.high_water))
+
+
+def _policy(connection: Connection, digest: bytes) -> bytes | None:
+    row = connection.execute(select(policies.c.data).where(policies.c.digest == digest)).one_or_none()
+    return None if row is None else bytes(row.data)
+
+
+def _decision(row: Any) -> StoredDecision:
+    return StoredDecision(
+        decision=row.id, position=int(row.position), leaf=bytes(row.leaf), record=bytes(row.record)
+    )
 
 
 def _seconds(at: datetime) -> int:
     return int(at.timestamp())
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Say what SQLite's errors mean for the reader."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise Unreachable(f"broker store: {path}: {error}", code="store.unreachable") from None
-    except sqlite3.DatabaseError as error:
-        raise Malformed("broker store", at=str(path), want="a SQLite database", got=str(error)) from None
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -77,6 +77,23 @@ def init(
 
 
 @app.command()
+def migrate(workdir: Workdir = None, as_json: JsonFlag = False) -> None:
+    """Bring the store of an older version to this one. Stop its brokers and back it up first."""
+    from tallystick.broker import database, migrating
+
+    place = broker_home(workdir).store
+    if not place.is_file():
+        raise Misuse(f"there is no store {place}; run `tally broker init`", code="file.missing")
+    engine = database.connect(place)
+    try:
+        before, now = migrating.migrate(engine, place)
+    finally:
+        engine.dispose()
+    words = f"the store is at revision {now}" + ("" if before == now else f" (it was at {before})")
+    emit({"before": before, "revision": now}, words, as_json=as_json)
+
+
+@app.command()
 def serve(
     channel_dir: Annotated[Path, typer.Option("--channel-dir", help="The channel's TUF repository.")],
     workdir: Workdir = None,
@@ -313,8 +330,9 @@ def _do(home: Home, operation: KeyOperation, passphrase: str | None) -> dict[str
     store = Store.open(home.store)
     try:
         vault = Vault.open(home.vault, passphrase=passphrase)
-        now = Clock(store.time_mark()).now()
-        ledger = open_ledger(home, store)
+        clock = Clock(store.time_mark())
+        now = clock.now()
+        ledger = open_ledger(store, clock)
         try:
             decision, record = perform(operation, vault, ledger, now=now)
         finally:

@@ -94,7 +94,7 @@ def _leaves(workdir: Path | None) -> list[bytes]:
     from tallystick.cli.broker import broker_home
 
     home = broker_home(workdir)
-    if not home.log.exists():
+    if not home.store.exists():
         return []
     audit.verify(home)
     return list(audit.export(home))

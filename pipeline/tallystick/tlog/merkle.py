@@ -6,6 +6,7 @@ Source: RFC 6962, section 2.1, and RFC 9162, sections 2.1.3 and 2.1.4 (the verif
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from tallystick.core.errors import NotGenuine
@@ -25,40 +26,21 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class Tree:
-    """The hashes of every complete subtree, so that growing costs one hash on average and a proof log² n.
-
-    Only ever grows. ``root``, ``inclusion`` and ``consistency`` answer for any size it has had.
+class Subtrees(ABC):
+    """A tree whose complete subtrees can be asked for. ``root``, ``inclusion`` and ``consistency`` answer for any
+    size that it has had.
     """
 
-    __slots__ = ("_levels", "_size")
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._levels: list[bytearray] = [bytearray()]  # [k] holds the subtrees over 2**k leaves, in order
+    __slots__ = ()
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """How many leaves there are."""
-        return self._size
 
-    def grow(self, leaf: bytes) -> None:
-        """Take ``leaf`` (a leaf *hash*) as the next one.
-
-        Raises:
-            ValueError: not a hash. A caller's bug, so not a TallystickError.
-        """
-        if len(leaf) != HASH_BYTES:
-            raise ValueError(f"a leaf hash has {HASH_BYTES} bytes, not {len(leaf)}")
-        level, node = 0, leaf
-        self._levels[0] += node
-        while len(self._levels[level]) // HASH_BYTES % 2 == 0:
-            node = node_hash(*self._pair(level))
-            level += 1
-            if level == len(self._levels):
-                self._levels.append(bytearray())
-            self._levels[level] += node
-        self._size += 1  # last: another thread that asks meanwhile gets an answer for the size before
+    @abstractmethod
+    def _node(self, level: int, at: int) -> bytes:
+        """Return the hash of complete subtree number ``at`` of those over ``2**level`` leaves."""
 
     def leaf(self, index: int) -> bytes:
         """Return the hash of leaf ``index``."""
@@ -114,13 +96,6 @@ class Tree:
             raise ValueError(f"this tree has had 0 to {self.size} leaves, not {size}")
         return size
 
-    def _node(self, level: int, at: int) -> bytes:
-        return bytes(self._levels[level][at * HASH_BYTES : (at + 1) * HASH_BYTES])
-
-    def _pair(self, level: int) -> tuple[bytes, bytes]:
-        last = len(self._levels[level]) // HASH_BYTES - 1
-        return self._node(level, last - 1), self._node(level, last)
-
     def _range(self, start: int, end: int) -> bytes:
         """Return the hash over leaves ``start`` to ``end``, where ``start`` is where a subtree begins."""
         size = end - start
@@ -129,6 +104,88 @@ class Tree:
             return self._node(level, start >> level)
         split = start + _split(size)
         return node_hash(self._range(start, split), self._range(split, end))
+
+
+class Tree(Subtrees):
+    """The hashes of every complete subtree, in memory: growing costs one hash on average and a proof log² n."""
+
+    __slots__ = ("_levels", "_size")
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._levels: list[bytearray] = [bytearray()]  # [k] holds the subtrees over 2**k leaves, in order
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return self._size
+
+    def grow(self, leaf: bytes) -> None:
+        """Take ``leaf`` (a leaf *hash*) as the next one.
+
+        Raises:
+            ValueError: not a hash. A caller's bug, so not a TallystickError.
+        """
+        level, node = 0, _checked(leaf)
+        self._levels[0] += node
+        while len(self._levels[level]) // HASH_BYTES % 2 == 0:
+            node = node_hash(*self._pair(level))
+            level += 1
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            self._levels[level] += node
+        self._size += 1  # last: another thread that asks meanwhile gets an answer for the size before
+
+    def _node(self, level: int, at: int) -> bytes:
+        return bytes(self._levels[level][at * HASH_BYTES : (at + 1) * HASH_BYTES])
+
+    def _pair(self, level: int) -> tuple[bytes, bytes]:
+        last = len(self._levels[level]) // HASH_BYTES - 1
+        return self._node(level, last - 1), self._node(level, last)
+
+
+class Frontier:
+    """The roots of the complete subtrees that a tree falls into, the largest first: all that growing it needs."""
+
+    __slots__ = ("_peaks", "_size")
+
+    def __init__(self, size: int = 0, peaks: bytes = b"") -> None:
+        """Take up a tree of ``size`` leaves where :attr:`peaks` left it.
+
+        Raises:
+            ValueError: so many leaves do not have these subtrees.
+        """
+        if size < 0 or len(peaks) != size.bit_count() * HASH_BYTES:
+            raise ValueError(f"a tree of {size} leaves has other subtrees")
+        self._size = size
+        self._peaks = [peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)]
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return self._size
+
+    @property
+    def peaks(self) -> bytes:
+        """The roots, one after another."""
+        return b"".join(self._peaks)
+
+    def grow(self, leaf: bytes) -> None:
+        """Take ``leaf`` (a leaf *hash*) as the next one; errors as :meth:`Tree.grow`."""
+        node, rest = _checked(leaf), self._size
+        while rest & 1:
+            node, rest = node_hash(self._peaks.pop(), node), rest >> 1
+        self._peaks.append(node)
+        self._size += 1
+
+    def root(self) -> bytes:
+        """Return the root over all leaves."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        *larger, root = self._peaks
+        for peak in reversed(larger):
+            root = node_hash(peak, root)
+        return root
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
@@ -207,6 +264,12 @@ def _check_same(size: int, older_root: bytes, newer_root: bytes, proof: Sequence
         raise _refuse("log.consistency", "roots of one size", older_root.hex(), newer_root.hex())
     if size == 0 and older_root != EMPTY_ROOT:
         raise _refuse("log.consistency", "root of an empty tree", EMPTY_ROOT.hex(), older_root.hex())
+
+
+def _checked(leaf: bytes) -> bytes:
+    if len(leaf) != HASH_BYTES:
+        raise ValueError(f"a leaf hash has {HASH_BYTES} bytes, not {len(leaf)}")
+    return leaf
 
 
 def _split(size: int) -> int:
