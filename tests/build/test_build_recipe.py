@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.build import recipe
+from tallystick.build.seedfacts import Party
 from tallystick.core.errors import Malformed, Unsupported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,8 +117,8 @@ def test_the_changed_dependency_changes_nothing_else():
     }
 
 
-@pytest.mark.parametrize("name", sorted(document()))
-def test_every_field_is_required(name):
+@pytest.mark.parametrize("name", sorted(set(document()) - {"manufacturer"}))
+def test_every_field_but_the_manufacturer_is_required(name):
     doc = document()
     del doc[name]
     with pytest.raises(Malformed, match=rf"recipe: {name} \(line 1 column 1\): want this field, got nothing"):
@@ -298,3 +299,31 @@ def test_nearly_a_recipe_is_a_recipe_or_an_error_of_ours(data):
     size = data.draw(st.integers(0, 30))
     with suppress(Malformed, Unsupported):
         recipe.parse(GOOD[:at] + data.draw(st.binary(max_size=12)) + GOOD[at + size :])
+
+
+def test_the_manufacturer_is_somebody_who_can_be_reached_and_nothing_that_nix_sees():
+    doc = document()
+    with_one = recipe.parse(text(doc))
+    assert with_one.manufacturer == Party(
+        name="The Tallystick developers", email="", url="https://tallystick.dev/"
+    )
+    del doc["manufacturer"]
+    assert recipe.parse(text(doc)).manufacturer is None
+    assert recipe.parse(text(doc)).for_nix() == with_one.for_nix()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"name": "A"}, "want an email or a url beside the name"),
+        ({"name": "A", "email": "nobody"}, "want an e-mail address"),
+        ({"name": "A", "url": "http://a.example"}, "want a URL that begins with https://"),
+        ({"name": "A", "email": "a@b.c", "phone": "1"}, "manufacturer.phone"),
+        ({"email": "a@b.c"}, "manufacturer.name"),
+        ("A", "want a mapping"),
+    ],
+)
+def test_a_manufacturer_that_nobody_can_reach_is_refused(value, said):
+    with pytest.raises(Malformed) as caught:
+        recipe.parse(text({**document(), "manufacturer": value}))
+    assert said in str(caught.value)

@@ -44,3 +44,21 @@ def elf(
     head = b"\x7fELF\x02\x01\x01" + bytes(9)
     head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, count, 64, 0, 0)
     return head + table + body
+
+
+def with_sections(sections: dict[str, bytes]) -> bytes:
+    """Return a 64-bit little-endian file without segments whose section headers name ``sections``."""
+    names, body, entries = b"\0", b"", [bytes(64)]
+    for name, data in sections.items():
+        entries.append(struct.pack("<IIQQQQIIQQ", len(names), 1, 0, 0, 64 + len(body), len(data), 0, 0, 1, 0))
+        names += name.encode() + b"\0"
+        body += data
+    own = len(names)
+    names += b".shstrtab\0"
+    entries.append(struct.pack("<IIQQQQIIQQ", own, 3, 0, 0, 64 + len(body), len(names), 0, 0, 1, 0))
+    body += names
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack(
+        "<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, 64 + len(body), 0, 64, 56, 0, 64, len(entries), len(entries) - 1
+    )
+    return head + body + b"".join(entries)

@@ -55,7 +55,7 @@ def test_arbitrary_documents_never_crash_the_walkers(value):
 )
 def test_what_spdx_takes_is_an_expression(text):
     assert cyclonedx.is_expression(text, IDS)
-    assert cyclonedx.licences(text, IDS) == [{"expression": text, "acknowledgement": "declared"}]
+    assert cyclonedx.licences(text, IDS, "declared") == [{"expression": text, "acknowledgement": "declared"}]
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,14 @@ def test_what_spdx_takes_is_an_expression(text):
 )
 def test_what_spdx_does_not_take_stays_a_name(text):
     assert not cyclonedx.is_expression(text, IDS)
-    assert cyclonedx.licences(text, IDS) == [{"license": {"name": text, "acknowledgement": "declared"}}]
+    assert cyclonedx.licences(text, IDS, "declared") == [
+        {"license": {"name": text, "acknowledgement": "declared"}}
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "NOASSERTION", "NONE"])
 def test_no_licence_is_no_licence(text):
-    assert cyclonedx.licences(text, IDS) == []
+    assert cyclonedx.licences(text, IDS, "declared") == []
 
 
 def test_nested_components_and_all_references_are_walked():

@@ -28,6 +28,7 @@ from tallystick.release.keys import Signatory
 from tallystick.release.records import Functionary, HighWater, Person
 from tallystick.release.tuf import Folder
 from tallystick.sbom import make as sbom
+from tallystick.sbom.known import gather
 from tallystick.signing import people
 from tallystick.signing.embedded import instance
 from tallystick.signing.records import Builder, Identity, Trust
@@ -145,7 +146,9 @@ def unsigned(folder: Path, made: builds.Made, *, builder_id: str, platform: str)
     for blob in build.firmware:
         write(folder / blob.path, builds.FIRMWARE)
     write(folder / "statements/provenance.json", provenance.statement(build, builder_id=builder_id))
-    bom = sbom.make(build, created=sbom.created_of(build))
+    paths = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    known = gather(paths, lambda path: (folder / path).read_bytes(), folder)
+    bom = sbom.make(build, created=sbom.created_of(build), known=known)
     write(folder / "statements/sbom.json", sbom.statement(build, bom))
     image = next(p for p in build.products if p.name == "uki")
     measured = Measurement(

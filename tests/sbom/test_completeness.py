@@ -32,10 +32,17 @@ WHOLE = {
             "type": "library",
             "name": "a",
             "version": "1",
-            "supplier": {"name": "Maker"},
+            "supplier": {"name": "Maker", "url": ["https://maker.example"]},
             "purl": "pkg:generic/a@1",
-            "licenses": [{"license": {"id": "MIT"}}],
-            "hashes": [{"alg": "SHA-512", "content": "0" * 128}],
+            "licenses": [{"license": {"id": "MIT", "acknowledgement": "concluded"}}],
+            "hashes": [{"alg": "SHA-256", "content": "0" * 64}],
+            "externalReferences": [
+                {
+                    "type": "distribution",
+                    "url": "https://maker.example/a.so",
+                    "hashes": [{"alg": "SHA-512", "content": "0" * 128}],
+                }
+            ],
             "properties": [
                 {"name": "bsi:component:filename", "value": "a.so"},
                 {"name": "bsi:component:executable", "value": "executable"},
@@ -71,8 +78,10 @@ LOSSES = [
     (("components", 0, "version"), "ntia", "component version"),
     (("components", 0, "purl"), "cisa", "software identifiers"),
     (("components", 0, "licenses"), "bsi", "distribution licences"),
-    (("components", 0, "hashes"), "cisa", "component hash"),
-    (("components", 0, "hashes"), "bsi", "hash of the deployable component"),
+    (("components", 0, "externalReferences"), "bsi", "hash of the deployable component"),
+    (("components", 0, "supplier", "url"), "bsi", "component creator"),
+    (("components", 0, "licenses", 0, "license", "acknowledgement"), "bsi", "distribution licences"),
+    (("metadata", "authors", 0, "email"), "bsi", "creator of the SBOM"),
     (("components", 0, "properties"), "bsi", "filename"),
     (("components", 0, "properties"), "bsi", "executable property"),
     (("components", 0, "properties"), "bsi", "archive property"),
@@ -98,9 +107,22 @@ def test_what_is_taken_away_is_missed_by_name(path, standard, element):
 
 def test_a_weaker_hash_is_not_bsis():
     document = copy.deepcopy(WHOLE)
-    document["components"][0]["hashes"] = [{"alg": "SHA-256", "content": "0" * 64}]
+    document["components"][0]["externalReferences"][0]["hashes"] = [{"alg": "SHA-256", "content": "0" * 64}]
     assert elements(document, "bsi")["hash of the deployable component"] == (0, 1)
     assert elements(document, "cisa")["component hash"] == (1, 1)
+    del document["components"][0]["hashes"], document["components"][0]["externalReferences"]
+    assert elements(document, "cisa")["component hash"] == (0, 1)
+
+
+def test_what_is_no_file_is_not_asked_for_a_file_s_facts_and_is_counted():
+    document = copy.deepcopy(WHOLE)
+    part = document["components"][0]
+    part["properties"] = [{"name": "tallystick:without-file", "value": "true"}]
+    del part["externalReferences"], part["hashes"]
+    found = {one.element: (one.met, one.of, one.without_file) for one in scored(document)["bsi"].elements}
+    assert found["filename"] == found["hash of the deployable component"] == (0, 0, 1)
+    assert found["component version"] == (1, 1, 0)
+    assert scored(document)["bsi"].percent == 100
 
 
 def test_unknown_relations_are_a_statement_and_silence_is_none():
@@ -116,6 +138,7 @@ def test_our_own_document_names_what_it_lacks():
     assert found["component name"][0] == found["component name"][1] > 4
     assert found["author of SBOM data"] == (0, 1)
     assert 0 < scored(GOOD)["bsi"].percent < scored(GOOD)["cisa"].percent < 100
+    assert elements(GOOD, "bsi")["hash of the deployable component"][0] == 0
 
 
 def test_a_file_alone_is_checked_and_scored(tmp_path, capsys):

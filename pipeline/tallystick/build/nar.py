@@ -14,16 +14,16 @@ from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import Malformed
 
 
-def digest(path: Path) -> Digest:
-    """Return the SHA-256 of the NAR of ``path``.
+def digest(path: Path, algorithm: Algorithm = Algorithm.SHA256) -> Digest:
+    """Return the digest of the NAR of ``path``; Nix itself takes SHA-256.
 
     Raises:
         Malformed: something in it is neither a file, a folder nor a symbolic link.
     """
-    hasher = hashlib.sha256()
+    hasher = hashlib.new(algorithm.label)
     for part in (_string(b"nix-archive-1"), *_node(path)):
         hasher.update(part)
-    return Digest(Algorithm.SHA256, hasher.digest())
+    return Digest(algorithm, hasher.digest())
 
 
 def _string(text: bytes) -> bytes:

@@ -1,6 +1,7 @@
-"""One file out of a Debian package, without dpkg.
+"""One file out of a Debian package, and what the package says of itself, without dpkg.
 
-Source: deb(5): an ar archive whose member data.tar.* holds the files.
+Source: deb(5): an ar archive whose member data.tar.* holds the files, and control.tar.* the file ``control``, which is
+a stanza of deb-control(5).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tallystick.core.errors import Malformed
 _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60
 _WHAT = "Debian package"
+_MAX_CONTROL_BYTES = 1 << 20
 
 
 def member(data: bytes, path: str) -> bytes:
@@ -23,19 +25,42 @@ def member(data: bytes, path: str) -> bytes:
     Raises:
         Malformed: not a package, or it has no such file.
     """
-    archive = _data_archive(data)
+    return _file(_archive(data, b"data.tar"), path, "data archive", -1)
+
+
+def control(data: bytes) -> dict[str, str]:
+    """Return the fields of the package's ``control``: name -> value, the lines of a long one joined by newlines.
+
+    Raises:
+        Malformed: not a package, or its ``control`` is not one stanza.
+    """
+    text = _file(_archive(data, b"control.tar"), "control", "control archive", _MAX_CONTROL_BYTES)
+    fields: dict[str, str] = {}
+    name = ""
+    for line in text.decode("utf-8", "replace").strip("\n").split("\n"):
+        if line[:1] in (" ", "\t") and name:
+            fields[name] += "\n" + line.strip()
+            continue
+        name, colon, value = line.partition(":")
+        if not colon or name in fields:
+            raise Malformed(_WHAT, at="control", want="fields, each once", got=line)
+        fields[name] = value.strip()
+    return fields
+
+
+def _file(archive: bytes, path: str, at: str, most: int) -> bytes:
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r|*") as tar:
             for entry in tar:
                 if entry.name.removeprefix("./") == path and entry.isreg():
                     stream = tar.extractfile(entry)
-                    return stream.read() if stream is not None else b""
+                    return stream.read(most) if stream is not None else b""
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, OverflowError) as error:
-        raise Malformed(_WHAT, at="data archive", want="a tar archive", got=str(error)) from None
-    raise Malformed(_WHAT, at="data archive", want=f"the file {path}", got="no such file")
+        raise Malformed(_WHAT, at=at, want="a tar archive", got=str(error)) from None
+    raise Malformed(_WHAT, at=at, want=f"the file {path}", got="no such file")
 
 
-def _data_archive(data: bytes) -> bytes:
+def _archive(data: bytes, name: bytes) -> bytes:
     if not data.startswith(_MAGIC):
         raise Malformed(_WHAT, at="first bytes", want="an ar archive", got=data[:8].hex())
     at = len(_MAGIC)
@@ -45,7 +70,7 @@ def _data_archive(data: bytes) -> bytes:
         if not size.isdigit():
             raise Malformed(_WHAT, at=f"ar member at {at}", want="a size", got=size.hex())
         at += _HEADER_BYTES
-        if header[:16].rstrip(b" /").startswith(b"data.tar"):
+        if header[:16].rstrip(b" /").startswith(name):
             return data[at : at + int(size)]
         at += int(size) + int(size) % 2
-    raise Malformed(_WHAT, at="members", want="data.tar", got="no such member")
+    raise Malformed(_WHAT, at="members", want=name.decode(), got="no such member")

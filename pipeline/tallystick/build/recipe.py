@@ -1,7 +1,7 @@
 """The recipe: what to build, from which locks, and for which launch shapes. Schema tallystick/recipe/v1.
 
-Every field is required and every unknown one is refused. A platform that the image is not measured for is listed
-with the reason, so that nothing is left out by silence.
+Every field but ``manufacturer`` is required and every unknown one is refused. A platform that the image is not measured
+for is listed with the reason, so that nothing is left out by silence.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from tallystick.build.seedfacts import Party
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.formats import yamldoc
 from tallystick.formats.yamldoc import Fields
@@ -44,6 +45,8 @@ _COMMAND_LINE = (
     r"[ -~]{1,2000}"  # Linux takes 2048 bytes on x86 (COMMAND_LINE_SIZE); non-ASCII is never meant
 )
 _MEMBER = r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9._+/-]{1,200}"
+_EMAIL = r"[^@\s]+@[^@\s]+"
+_URL = r"https://[!-~]+"
 _DIGEST = r"sha256:[0-9a-f]{64}"
 _MAX_RAM_MIB, _MAX_VCPUS, _MAX_FEATURES = 1 << 20, 512, (1 << 63) - 1
 Values = tuple[int | str, ...]
@@ -87,6 +90,7 @@ class Recipe:
     platforms: tuple[Platform, ...]
     left_out: tuple[LeftOut, ...]
     text: bytes
+    manufacturer: Party | None = None  # who answers for the image and its SBOM
 
     @property
     def is_image(self) -> bool:
@@ -133,10 +137,24 @@ def parse(text: bytes, what: str = "recipe") -> Recipe:
         platforms=_platforms(fields, what),
         left_out=_left_out(fields, what),
         text=text,
+        manufacturer=_manufacturer(fields) if fields.has("manufacturer") else None,
     )
     fields.end()
     _check(recipe, what)
     return recipe
+
+
+def _manufacturer(fields: Fields) -> Party:
+    """Return who answers for the image, with a way to reach them (BSI TR-03183-2 asks for either)."""
+    node = fields.peek("manufacturer")
+    table = fields.table("manufacturer")
+    name = table.text("name", most=200)
+    email = table.text("email", _EMAIL, "an e-mail address", most=200) if table.has("email") else ""
+    url = table.text("url", _URL, "a URL that begins with https://", most=500) if table.has("url") else ""
+    table.end()
+    if not email and not url:
+        raise fields.bad("manufacturer", node, want="an email or a url beside the name")
+    return Party(name=name, email=email, url=url)
 
 
 def _roles(products: tuple[str, ...], firmware: tuple[tuple[str, str], ...]) -> tuple[str, ...]:

@@ -47,6 +47,9 @@ def build(
     builder_id: Annotated[str, typer.Option(help="Who builds, as the provenance says it.")] = BUILDER_ID,
     source_uri: Annotated[str, typer.Option(help="Where the source was checked out from.")] = "",
     source_commit: Annotated[str, typer.Option(help="The commit of the source.")] = "",
+    cyclonedx: Annotated[
+        str, typer.Option("--cyclonedx", help="Version of CycloneDX for the SBOM: 1.6 or 1.7.")
+    ] = "1.6",
     as_json: JsonFlag = False,
 ) -> None:
     """Build an image with Nix, twice, with its SBOM, provenance and measurements. Nothing is signed.
@@ -56,15 +59,28 @@ def build(
     from tallystick.build import make
     from tallystick.build.seeds import cache_folder
     from tallystick.core.files import read_file, whole_folder
+    from tallystick.formats.cyclonedx import SPEC_VERSIONS
 
     source = _source(source_uri, source_commit)
+    if cyclonedx not in SPEC_VERSIONS:
+        raise Misuse(
+            f"--cyclonedx takes {' or '.join(SPEC_VERSIONS)}, not {cyclonedx}", code="sbom.spec-version"
+        )
     document = None if init_data is None else read_file(init_data, "init-data", max_bytes=1 << 20)
     order = make.order(recipe, cache_folder())
     _check_out(out)
     made = make.build(order, state=state_folder(state), say=progress)
     with whole_folder(out) as folder:
         progress("writing the release")
-        digest = write(made, order, folder, builder_id=builder_id, source=source, init_data=document)
+        digest = write(
+            made,
+            order,
+            folder,
+            builder_id=builder_id,
+            source=source,
+            init_data=document,
+            cyclonedx=cyclonedx,
+        )
     products = {
         product.name: {"path": product.path, "digest": str(product.digest), "size": product.size_bytes}
         for product in made.build.products
@@ -83,6 +99,7 @@ def write(
     builder_id: str,
     source: Source | None,
     init_data: bytes | None,
+    cyclonedx: str = "1.6",
 ) -> str:
     """Write the whole release into the empty ``folder`` and return its digest.
 
@@ -95,13 +112,16 @@ def write(
     from tallystick.core.digests import Digest
     from tallystick.core.files import write_file
     from tallystick.release import index
+    from tallystick.sbom.known import gather
 
     release_folder.write(made, order, folder)
     products = {name: file.read_bytes() for name, file in made.files}
     firmware = {name: file.read_bytes() for name, file in made.firmware}
     covered = statements.coverage(made.build, products)
+    inside = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    known = gather(inside, lambda path: (folder / path).read_bytes(), folder)
     written = {
-        "sbom": statements.sbom(made.build, covered),
+        "sbom": statements.sbom(made.build, covered, known, cyclonedx),
         "provenance": statements.provenance(made.build, builder_id, source),
     }
     if order.recipe.is_image:

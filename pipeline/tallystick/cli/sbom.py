@@ -51,7 +51,9 @@ def check(
     from tallystick.sbom import check as checks
     from tallystick.sbom.completeness import scores
     from tallystick.sbom.coverage import cover
+    from tallystick.sbom.known import gather
     from tallystick.sbom.parts import firmware_name
+    from tallystick.sbom.vendored import of_release
 
     folder = ReleaseFolder.open(directory)
     document = _document(folder)
@@ -60,9 +62,12 @@ def check(
     lists = folder.contents()
     firmware = {firmware_name(path): digest for path, digest in folder.firmware_digests().items()}
     covered = cover(folder.products(), lists)
+    known = gather((entry.path for entry in folder.index.files), folder.read, folder.path)
+    inside = of_release(lists.values(), {one.product: one.scanned.files for one in covered}, known)
     findings = (
         *_subjects(folder),
-        *checks.check_contents(document, digests, tuple(lists.values()), firmware),
+        *checks.check_contents(document, digests, tuple(lists.values()), firmware, known),
+        *checks.check_inside(document, inside),
         *(finding for one in covered for finding in one.findings),
     )
     if findings:
@@ -102,6 +107,10 @@ def _score_words(found: tuple[Score, ...]) -> list[str]:
                 lines.append(
                     f"           {one.element}: {one.met} of {one.of}; not {', '.join(one.missing[:2])}"
                 )
+        if count := max((one.without_file for one in score.elements), default=0):
+            lines.append(
+                f"           {count} components are no file, and are asked for nothing that only a file has"
+            )
     return lines
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tallystick.measure.records import Measurement
     from tallystick.provenance.make import Source
     from tallystick.sbom.coverage import Coverage
+    from tallystick.sbom.deployable import Known
 
 INIT_DATA_FILE = "init-data.toml"
 
@@ -69,17 +70,28 @@ def coverage(build: Build, products: Mapping[str, bytes]) -> tuple[Coverage, ...
     return covered
 
 
-def sbom(build: Build, covered: tuple[Coverage, ...]) -> bytes:
-    """Return the statement that carries the SBOM of ``build``."""
-    from tallystick.sbom import make
+def sbom(build: Build, covered: tuple[Coverage, ...], known: Known, spec_version: str = "1.6") -> bytes:
+    """Return the statement that carries the SBOM of ``build``.
+
+    Args:
+        covered: its products, taken apart.
+        known: what the release's files say themselves (``sbom.known``).
+        spec_version: of CycloneDX.
+    """
+    from tallystick.sbom import make, vendored
     from tallystick.sbom.links import links
 
-    scanned = {one.product: one.scanned for one in covered}
+    scanned = {one.product: one.scanned.files for one in covered}
     edges: dict[str, set[str]] = {}
     for contents in build.contents:
-        for ref, needed in links(contents, scanned[contents.product].files).items():
+        for ref, needed in links(contents, scanned[contents.product]).items():
             edges.setdefault(ref, set()).update(needed)
-    return make.statement(build, make.make(build, created=make.created_of(build), links=edges))
+    inside = vendored.of_release(build.contents, scanned, known)
+    created = make.created_of(build)
+    document = make.make(
+        build, created=created, links=edges, known=known, inside=inside, spec_version=spec_version
+    )
+    return make.statement(build, document)
 
 
 def provenance(build: Build, builder_id: str, source: Source | None) -> bytes:

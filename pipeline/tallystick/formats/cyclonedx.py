@@ -67,16 +67,19 @@ def hash_of(digest: Digest) -> dict[str, str]:
     return {"alg": _HASH_NAMES[digest.algorithm], "content": digest.hex}
 
 
-def licences(text: str, spdx_ids: Container[str]) -> list[Document]:
-    """Return the ``licenses`` of a component whose declared licence is ``text``.
+def licences(text: str, spdx_ids: Container[str], acknowledgement: str) -> list[Document]:
+    """Return the ``licenses`` of a component whose licence is ``text``.
 
     A text that is not an SPDX expression over known identifiers stays a name: it is not guessed at.
+
+    Args:
+        acknowledgement: "concluded" where a person looked, "declared" where the component says so itself.
     """
     if text in ("", "NOASSERTION", "NONE"):
         return []
     if is_expression(text, spdx_ids):
-        return [{"expression": text, "acknowledgement": "declared"}]
-    return [{"license": {"name": text, "acknowledgement": "declared"}}]
+        return [{"expression": text, "acknowledgement": acknowledgement}]
+    return [{"license": {"name": text, "acknowledgement": acknowledgement}}]
 
 
 def is_expression(text: str, spdx_ids: Container[str]) -> bool:

@@ -1,7 +1,8 @@
 """ELF programs and libraries: which interpreter and which libraries their own loader tables ask for.
 
-Source: System V ABI (gABI), "Program Header" and "Dynamic Section". Only the program headers are read, as the
-kernel and the dynamic linker do; section headers are for people and may be missing or wrong.
+Source: System V ABI (gABI), "Program Header" and "Dynamic Section". :func:`parse` reads the program headers alone, as
+the kernel and the dynamic linker do; section headers are for people and may be missing or wrong. What compilers leave
+for people is found through them (:func:`section`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _WHAT = "ELF file"
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME = 0, 1, 5, 10, 14
 _HEADER_BYTES, _PROGRAM_HEADER_BYTES, _DYNAMIC_BYTES = 64, 56, 16  # of the 64-bit class
+_SECTION_HEADER_BYTES, _SHT_NOBITS = 64, 8
 _MAX_HEADERS = 512
+_MAX_SECTIONS = 4096
 _MAX_NAME_BYTES = 4096
 
 
@@ -65,13 +68,56 @@ def parse(data: bytes | memoryview) -> Elf:
     return Elf(interpreter=interpreter, needed=needed, soname=sonames[0] if sonames else "")
 
 
-def _segments(view: memoryview) -> tuple[_Segment, ...]:
+def section(data: bytes | memoryview, name: str) -> memoryview | None:
+    """Return the bytes of the section called ``name``, or None where the file has none or no section headers.
+
+    Raises:
+        Malformed, Unsupported: as :func:`parse`.
+    """
+    view = memoryview(data)
     header = Cursor(view[:_HEADER_BYTES], _WHAT)
-    if header.take("magic", 4) != MAGIC:
-        raise Malformed(_WHAT, at="magic at offset 0", want="7f454c46", got=bytes(view[:4]).hex())
+    _identify(header)
+    header.take("version to e_phoff", 34)
+    table_at = header.little("e_shoff", 8)
+    header.take("e_flags to e_phnum", 10)
+    entry_size, count, names_at = (
+        header.little(field, 2) for field in ("e_shentsize", "e_shnum", "e_shstrndx")
+    )
+    if not count:
+        return None
+    if entry_size != _SECTION_HEADER_BYTES or count > _MAX_SECTIONS or names_at >= count:
+        want = f"{_SECTION_HEADER_BYTES}-byte entries, at most {_MAX_SECTIONS}, one of them their names"
+        got = f"{count} of {entry_size} bytes, names in {names_at}"
+        raise Malformed(_WHAT, at="section headers", want=want, got=got)
+    table = Cursor(view[table_at : table_at + count * _SECTION_HEADER_BYTES], _WHAT)
+    found = [_section(table) for _ in range(count)]
+    names = _content(view, found[names_at][1], "section names")
+    for name_at, content in found:
+        if content.kind != _SHT_NOBITS and _text(names, name_at, "sh_name") == name:
+            return _content(view, content, f"section {name}")
+    return None
+
+
+def _section(table: Cursor) -> tuple[int, _Segment]:
+    name_at, kind = table.little("sh_name", 4), table.little("sh_type", 4)
+    table.take("sh_flags", 8)
+    address, offset, size = (table.little(field, 8) for field in ("sh_addr", "sh_offset", "sh_size"))
+    table.take("sh_link to sh_entsize", 24)
+    return name_at, _Segment(kind, offset, address, size)
+
+
+def _identify(header: Cursor) -> None:
+    magic = header.take("magic", 4)
+    if magic != MAGIC:
+        raise Malformed(_WHAT, at="magic at offset 0", want="7f454c46", got=magic.hex())
     kind = header.take("class and byte order", 2)
     if kind != b"\x02\x01":
         raise Unsupported(_WHAT, at="class and byte order", want="64-bit little-endian", got=kind.hex())
+
+
+def _segments(view: memoryview) -> tuple[_Segment, ...]:
+    header = Cursor(view[:_HEADER_BYTES], _WHAT)
+    _identify(header)
     header.take("version to e_entry", 26)
     table_at = header.little("e_phoff", 8)
     header.take("e_shoff to e_ehsize", 14)

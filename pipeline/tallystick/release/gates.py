@@ -18,6 +18,7 @@ from tallystick.core.errors import Exit, NotGenuine, Refused, TallystickError
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.formats import intoto
+from tallystick.formats.cyclonedx import Document
 from tallystick.measure.records import Measurement
 from tallystick.provenance import check as provenance_check
 from tallystick.release import custody, layout, names, quorum, roles, source, verify, vulnerabilities
@@ -25,8 +26,10 @@ from tallystick.release import index as indexes
 from tallystick.release.records import Gate, Index, Person, Quorum, Rules, Settings, VerifiedRelease
 from tallystick.release.verify import Parts
 from tallystick.sbom import check as sbom_check
-from tallystick.sbom import coverage
+from tallystick.sbom import coverage, vendored
 from tallystick.sbom import parts as sbom_parts
+from tallystick.sbom.deployable import Known
+from tallystick.sbom.known import gather
 from tallystick.signing.records import Builder, Trust, VerifiedStatement
 from tallystick.signing.verify import Verifier
 
@@ -111,10 +114,10 @@ def run(
     step("provenance", lambda: _provenance(asked.folder, _some(opened), _some(signed)), opened, signed)
     step("slsa", lambda: _slsa(_some(signed), asked.settings.rules), signed)
     step("source", lambda: _source(_some(opened), _some(signed), asked), opened, signed)
-    contents = step("sbom", lambda: _sbom(_some(opened), _some(signed)), opened, signed)
-    step("sbom-rules", lambda: _sbom_rules(_some(contents), asked.settings.rules), contents)
-    step("contents", lambda: _contents(asked.folder, _some(opened).index, _some(contents)), contents)
-    step("vulnerabilities", lambda: _vulnerabilities(_some(contents), asked), contents)
+    described = step("sbom", lambda: _sbom(asked.folder, _some(opened), _some(signed)), opened, signed)
+    step("sbom-rules", lambda: _sbom_rules(_some(described).contents, asked.settings.rules), described)
+    step("contents", lambda: _contents(asked.folder, _some(opened).index, _some(described)), described)
+    step("vulnerabilities", lambda: _vulnerabilities(_some(described).contents, asked), described)
     measured = step(
         "measurements", lambda: _measurements(_some(opened), _some(signed), asked), opened, signed
     )
@@ -131,7 +134,7 @@ def run(
         builder=_some(signed).builder,
         quorum=_some(agreed),
         measurements=_some(measured),
-        contents=_some(contents),
+        contents=_some(described).contents,
         vsa=None,
         labels=(trust.label,),
         source=_source_vsa(_some(opened), _some(signed), asked),
@@ -184,6 +187,15 @@ class _Signed:
     builder: Builder
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What is in the products, as the release says it."""
+
+    contents: tuple[Contents, ...]
+    document: Document  # the SBOM
+    known: Known
+
+
 def _index(folder: Path, trust: Trust, now: datetime, verifier: Verifier) -> tuple[_Opened, str]:
     parts = verify.from_folder(folder)
     index, statement = verify.open_index(parts, trust, now, verifier)
@@ -226,7 +238,7 @@ def _provenance(folder: Path, opened: _Opened, signed: _Signed) -> tuple[bool, s
     return True, f"follows from {len(drvs)} derivations, claimed by {checked.provenance.builder_id}"
 
 
-def _sbom(opened: _Opened, signed: _Signed) -> tuple[tuple[Contents, ...], str]:
+def _sbom(folder: Path, opened: _Opened, signed: _Signed) -> tuple[_Described, str]:
     """The signed SBOM is about these products, holds by its schema, and says what the contents lists say."""
     index, parts = opened.index, opened.parts
     statement = signed.statements["sbom"]
@@ -234,13 +246,15 @@ def _sbom(opened: _Opened, signed: _Signed) -> tuple[tuple[Contents, ...], str]:
     contents = verify.read_contents(parts, index)
     document = intoto.parse(statement.payload).predicate
     findings = findings or sbom_check.check_document(document)
+    known = gather((entry.path for entry in index.files), lambda path: parts.read(path) or b"", folder)
     if not findings:
         products = {name: entry.digest for name, path in index.products if (entry := index.file(path))}
         firmware = {sbom_parts.firmware_name(e.path): e.digest for e in index.under("firmware/")}
-        findings = sbom_check.check_contents(document, products, contents, firmware)
+        findings = sbom_check.check_contents(document, products, contents, firmware, known)
     if findings:
         raise NotGenuine("the SBOM does not say what is in this release", findings=findings)
-    return contents, f"{len(document.get('components') or [])} components, as the contents lists say"
+    said = f"{len(document.get('components') or [])} components, as the contents lists say"
+    return _Described(contents=contents, document=document, known=known), said
 
 
 def _slsa(signed: _Signed, rules: Rules) -> tuple[bool, str]:
@@ -326,13 +340,18 @@ def _vulnerabilities(lists: tuple[Contents, ...], asked: Asked) -> tuple[bool, s
     )
 
 
-def _contents(folder: Path, index: Index, lists: tuple[Contents, ...]) -> tuple[bool, str]:
-    """Every product taken apart: each file in it is listed, and comes from a component."""
+def _contents(folder: Path, index: Index, described: _Described) -> tuple[bool, str]:
+    """Every product taken apart: each file in it is listed, and comes from a component; what they vendor is listed."""
+    lists = described.contents
     covered = coverage.cover(
         {name: read_file(folder / path, path) for name, path in index.products},
         {contents.product: contents for contents in lists},
     )
     coverage.require(covered)
+    scanned = {one.product: one.scanned.files for one in covered}
+    inside = vendored.of_release(lists, scanned, described.known)
+    if others := sbom_check.check_inside(described.document, inside):
+        raise NotGenuine("the SBOM does not list what the files vendor", findings=others)
     findings = [
         Finding(
             "release.contents.unexplained",

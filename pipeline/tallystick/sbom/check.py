@@ -14,9 +14,13 @@ from tallystick.core.findings import Finding
 from tallystick.formats import cyclonedx
 from tallystick.formats.cyclonedx import Document
 from tallystick.sbom import parts, schema
+from tallystick.sbom.deployable import ARCHIVE, EXECUTABLE, FILENAME, NOTHING, STRUCTURED, Known, party
+from tallystick.sbom.vendored import Inside
 
 _NONE: Mapping[str, Digest] = {}
 _COMPARED = ("name", "version", "purl", "licenses", "hashes")
+_KNOWN = ("manufacturer", "supplier", "externalReferences")  # from the seeds themselves, where they are there
+_PROPERTIES = ("nix:narHash", "tallystick:seed", FILENAME, EXECUTABLE, ARCHIVE, STRUCTURED)
 
 
 def check_document(document: Document) -> tuple[Finding, ...]:
@@ -32,10 +36,12 @@ def check_contents(
     products: Mapping[str, Digest],
     lists: Iterable[Contents],
     firmware: Mapping[str, Digest] = _NONE,
+    known: Known = NOTHING,
 ) -> tuple[Finding, ...]:
     """Return where ``document`` says something else than the products and their contents lists.
 
     Args:
+        known: what the release's files say themselves; of a file that it does not hold, nothing is asked.
         document: one that :func:`check_document` has nothing to say about.
         products: name -> digest of the product's file.
         firmware: name -> digest of the firmware's file.
@@ -49,10 +55,11 @@ def check_contents(
         Finding("sbom.component.extra", ref, "only what the contents lists name", "a component that none has")
         for ref in sorted(stated.keys() - expected)
     ]
+    found += _manufacturer(document, known)
     for ref, digest in sorted(named.items()):
-        found += _compare_file(ref, stated.get(ref), digest)
+        found += _compare_file(ref, stated.get(ref), digest, known)
     for ref, component in sorted(packages.items()):
-        found += _compare_package(component, stated.get(ref), files.get(ref, []))
+        found += _compare_package(component, stated.get(ref), files.get(ref, []), known)
     return (*found, *_unexplained(document, products, lists))
 
 
@@ -111,10 +118,47 @@ def _firmware_packages(document: Document, firmware: Mapping[str, Digest]) -> se
     return {needed for edge in edges if edge.get("ref") in refs for needed in edge.get("dependsOn") or []}
 
 
-def _compare_file(ref: str, stated: Document | None, digest: Digest) -> Iterator[Finding]:
+def check_inside(document: Document, inside: Mapping[str, Inside]) -> tuple[Finding, ...]:
+    """Return where ``document`` lists other vendored components than the files themselves say.
+
+    Args:
+        inside: component ref -> what was found (``sbom.vendored.of_release``).
+    """
+    found = []
+    for part in document.get("components") or []:
+        ref = str(part.get("bom-ref"))
+        stated = {str(one.get("bom-ref")): one for one in part.get("components") or []}
+        looked = inside[ref].components if ref in inside else ()
+        expected = {str(one["bom-ref"]): one for one in looked}
+        for name in sorted(expected.keys() | stated.keys()):
+            if name not in stated:
+                found.append(Finding("sbom.vendored.missing", name, "a component for it", "none"))
+            elif name not in expected:
+                found.append(Finding("sbom.vendored.extra", name, "only what files say", "a component"))
+            elif stated[name] != expected[name]:
+                where = "what its file says"
+                found.append(Finding("sbom.vendored.differs", name, where, "something else"))
+    return tuple(found)
+
+
+def _manufacturer(document: Document, known: Known) -> Iterator[Finding]:
+    stated = (document.get("metadata") or {}).get("manufacturer")
+    if known.manufacturer is not None and stated != party(known.manufacturer):
+        want, got = str(party(known.manufacturer)), str(stated or "none")
+        yield Finding("sbom.manufacturer", "metadata.manufacturer", want, got)
+
+
+def _compare_file(ref: str, stated: Document | None, digest: Digest, known: Known) -> Iterator[Finding]:
     if stated is None:
         yield Finding("sbom.component.missing", ref, "a component for it", "none")
         return
+    path = cyclonedx.property_of(stated, "tallystick:path") or ""
+    if path in known.files:
+        expected = [cyclonedx.hash_of(digest), cyclonedx.hash_of(known.files[path].sha512)]
+        references = stated.get("externalReferences") or [{}]
+        if references[0].get("hashes") != expected:
+            got = str(references[0].get("hashes", "none"))
+            yield Finding("sbom.product.sha512", ref, str(known.files[path].sha512), got)
     want = [cyclonedx.hash_of(digest)]
     if stated.get("hashes") != want:
         got = ", ".join(str(one.get("content")) for one in stated.get("hashes") or []) or "none"
@@ -122,17 +166,18 @@ def _compare_file(ref: str, stated: Document | None, digest: Digest) -> Iterator
 
 
 def _compare_package(
-    component: Component, stated: Document | None, files: list[tuple[str, ContentsFile]]
+    component: Component, stated: Document | None, files: list[tuple[str, ContentsFile]], known: Known
 ) -> Iterator[Finding]:
     if stated is None:
         yield Finding("sbom.component.missing", component.ref, "a component for it", "none")
         return
-    expected = parts.package(component, None, files)
-    for field in _COMPARED:
+    expected = parts.package(component, None, files, known)
+    is_known = component.seed in known.seeds if component.seed else component.digest in known.trees
+    for field in (*_COMPARED, *(_KNOWN if is_known else ())):
         if stated.get(field) != expected.get(field):
             want, got = str(expected.get(field, "none")), str(stated.get(field, "none"))
             yield Finding(f"sbom.component.{field}", component.ref, want, got)
-    for name in ("nix:narHash", "tallystick:seed"):
+    for name in _PROPERTIES if is_known else _PROPERTIES[:2]:
         want, got = (str(cyclonedx.property_of(part, name)) for part in (expected, stated))
         if want != got:
             yield Finding("sbom.component.property", f"{component.ref} {name}", want, got)

@@ -15,6 +15,7 @@ from typing import Any
 
 from tallystick.formats import cyclonedx
 from tallystick.formats.cyclonedx import Document
+from tallystick.sbom.deployable import ARCHIVE, EXECUTABLE, FILENAME, STRUCTURED, WITHOUT_FILE
 
 _MOST_SHOWN = 5
 
@@ -26,6 +27,7 @@ class Element:
     name: str
     of_document: Callable[[Document], bool] | None = None
     of_component: Callable[[Document, _Context], bool] | None = None
+    of_file: bool = False  # asked only of components that are a file (BSI TR-03183-2, section 3.2.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class Scored:
     met: int
     of: int
     missing: tuple[str, ...]  # bom-refs or names of the first components without it; "document"
+    without_file: int = 0  # components that are no file, and are not asked for what only a file has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,13 @@ class Score:
             "title": self.title,
             "percent": self.percent,
             "elements": [
-                {"name": one.element, "met": one.met, "of": one.of, "missing": list(one.missing)}
+                {
+                    "name": one.element,
+                    "met": one.met,
+                    "of": one.of,
+                    "missing": list(one.missing),
+                    "without_file": one.without_file,
+                }
                 for one in self.elements
             ],
         }
@@ -97,9 +106,17 @@ def _scored(element: Element, document: Document, parts: list[Document], context
         missing = () if there else ("document",)
         return Scored(element=element.name, met=int(there), of=1, missing=missing)
     asked = element.of_component
-    without = [part for part in parts if asked is None or not asked(part, context)]
+    logical = [part for part in parts if element.of_file and cyclonedx.property_of(part, WITHOUT_FILE)]
+    counted = [part for part in parts if part not in logical] if logical else parts
+    without = [part for part in counted if asked is None or not asked(part, context)]
     shown = tuple(str(part.get("bom-ref") or part.get("name")) for part in without[:_MOST_SHOWN])
-    return Scored(element=element.name, met=len(parts) - len(without), of=len(parts), missing=shown)
+    return Scored(
+        element=element.name,
+        met=len(counted) - len(without),
+        of=len(counted),
+        missing=shown,
+        without_file=len(logical),
+    )
 
 
 def _related(document: Document) -> frozenset[str]:
@@ -138,6 +155,35 @@ def _hash(algorithms: Iterable[str]) -> Callable[[Document, _Context], bool]:
     return there
 
 
+def _deployable(part: Document, context: _Context) -> bool:
+    """BSI's CycloneDX mapping: SHA-512, in the reference to the distributed file."""
+    references = [one for one in part.get("externalReferences") or () if one.get("type") == "distribution"]
+    return any(
+        one.get("alg") == "SHA-512" for reference in references for one in reference.get("hashes") or ()
+    )
+
+
+def _concluded(part: Document, context: _Context) -> bool:
+    """BSI's CycloneDX mapping: SPDX identifiers or expressions, as concluded licences."""
+    for item in part.get("licenses") or ():
+        licence = item.get("license") or {}
+        stated = item.get("expression") or licence.get("id")
+        if stated and (item.get("acknowledgement") or licence.get("acknowledgement")) == "concluded":
+            return True
+    return False
+
+
+def _reachable(holder: Mapping[str, Any], *names: str) -> bool:
+    """Say whether one of the parties has an e-mail address or a URL: a name alone is not enough for BSI."""
+    for name in names:
+        listed = holder.get(name) or []
+        for party in listed if isinstance(listed, list) else [listed]:
+            contacts = party.get("contact") or ()
+            if any(party.get("url") or ()) or party.get("email") or any(one.get("email") for one in contacts):
+                return True
+    return False
+
+
 def _related_part(part: Document, context: _Context) -> bool:
     return part.get("bom-ref") in context.related
 
@@ -156,6 +202,7 @@ def _tools(document: Document) -> bool:
     return any(isinstance(tool, Mapping) and tool.get("name") for tool in listed)
 
 
+_PARTIES = ("manufacturer", "supplier", "authors")
 _AUTHOR = _metadata("authors", "manufacturer", "supplier")
 _CREATOR = _has("supplier", "manufacturer", "authors", "author", "publisher")
 _COMMON = (
@@ -185,7 +232,11 @@ STANDARDS: dict[str, tuple[str, tuple[Element, ...]]] = {
             Element(
                 name="software identifiers", of_component=_has("purl", "cpe", "swid", "omniborId", "swhid")
             ),
-            Element(name="component hash", of_component=_hash(("SHA-256", "SHA-384", "SHA-512", "SHA3-256"))),
+            Element(
+                name="component hash",
+                of_component=_hash(("SHA-256", "SHA-384", "SHA-512", "SHA3-256")),
+                of_file=True,
+            ),
             Element(name="licence", of_component=_has("licenses")),
             Element(name="SBOM author", of_document=_AUTHOR),
             Element(name="timestamp", of_document=_metadata("timestamp")),
@@ -196,16 +247,19 @@ STANDARDS: dict[str, tuple[str, tuple[Element, ...]]] = {
     "bsi": (
         "BSI TR-03183-2 2.1.0, required fields",
         (
-            Element(name="creator of the SBOM", of_document=_AUTHOR),
+            Element(
+                name="creator of the SBOM",
+                of_document=lambda d: _reachable(d.get("metadata") or {}, *_PARTIES),
+            ),
             Element(name="timestamp", of_document=_metadata("timestamp")),
-            Element(name="component creator", of_component=_CREATOR),
+            Element(name="component creator", of_component=lambda part, context: _reachable(part, *_PARTIES)),
             *_COMMON,
-            Element(name="filename", of_component=_property("bsi:component:filename")),
-            Element(name="distribution licences", of_component=_has("licenses")),
-            Element(name="hash of the deployable component", of_component=_hash(("SHA-512",))),
-            Element(name="executable property", of_component=_property("bsi:component:executable")),
-            Element(name="archive property", of_component=_property("bsi:component:archive")),
-            Element(name="structured property", of_component=_property("bsi:component:structured")),
+            Element(name="filename", of_component=_property(FILENAME), of_file=True),
+            Element(name="distribution licences", of_component=_concluded),
+            Element(name="hash of the deployable component", of_component=_deployable, of_file=True),
+            Element(name="executable property", of_component=_property(EXECUTABLE), of_file=True),
+            Element(name="archive property", of_component=_property(ARCHIVE), of_file=True),
+            Element(name="structured property", of_component=_property(STRUCTURED), of_file=True),
         ),
     ),
 }

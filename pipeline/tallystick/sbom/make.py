@@ -18,7 +18,10 @@ from tallystick.formats import cyclonedx, drvgraph, intoto
 from tallystick.formats.cyclonedx import Document
 from tallystick.formats.drvgraph import Graph
 from tallystick.sbom import parts
+from tallystick.sbom.deployable import NOTHING, WITHOUT_FILE, Known, party
 from tallystick.sbom.origins import Origin, materials_of, origins, packages_of
+from tallystick.sbom.schema import spdx_ids
+from tallystick.sbom.vendored import Inside
 
 RELEASE_REF = "release"
 _SERIAL_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tallystick.dev/sbom/v1")
@@ -29,6 +32,8 @@ def make(
     *,
     created: datetime,
     links: Mapping[str, Iterable[str]] | None = None,
+    known: Known = NOTHING,
+    inside: Mapping[str, Inside] | None = None,
     spec_version: str = "1.6",
 ) -> Document:
     """Return the BOM of ``build``.
@@ -37,6 +42,8 @@ def make(
         created: when the BOM says it was made; :func:`created_of` makes it repeatable.
         links: component ref -> refs it needs at run time, where they have been looked up in the files
             themselves (``sbom.links``). Without them the BOM says that these relations are not known.
+        known: what was read from products, firmware and seeds themselves.
+        inside: component ref -> what it vendors, where that was looked for (``sbom.vendored``).
 
     Raises:
         Malformed: two contents lists that describe one component differently, or a list of no product.
@@ -44,30 +51,38 @@ def make(
     graph = drvgraph.read(build.derivations)
     sources = {item.name: packages_of(graph, item) for item in build.firmware}
     packages = _packages(build.contents)
-    for component in (one for found in sources.values() for one in found):
+    for component in (one for listed in sources.values() for one in listed):
         packages.setdefault(component.ref, component)
-    known = origins(graph, packages.values())
+    found = origins(graph, packages.values())
     files = _files_by_component(build)
     digests = parts.digests(build)
     lost = [file for contents in build.contents for file in parts.unexplained(contents, digests)]
+    brought = inside or {}
     return {
         "$schema": f"http://cyclonedx.org/schema/bom-{spec_version}.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": spec_version,
         "serialNumber": f"urn:uuid:{_serial(build.products)}",
         "version": 1,
-        "metadata": _metadata(build, created, lost),
+        "metadata": _metadata(build, created, lost, known),
         "components": [
-            *(parts.firmware(item) for item in sorted(build.firmware, key=lambda f: f.name)),
-            *(parts.product(product, build) for product in sorted(build.products, key=lambda p: p.name)),
             *(
-                parts.package(packages[ref], known.get(ref), files.get(ref, ())) | _pedigree(graph, known.get(ref))
+                parts.firmware(item, sources[item.name], known)
+                for item in sorted(build.firmware, key=lambda f: f.name)
+            ),
+            *(
+                parts.product(product, build, known, parts.all_licences(_inside(product.name, build)))
+                for product in sorted(build.products, key=lambda p: p.name)
+            ),
+            *(
+                parts.package(packages[ref], found.get(ref), files.get(ref, ()), known, brought.get(ref))
+                | _pedigree(graph, found.get(ref))
                 for ref in sorted(packages)
             ),
         ],
         "dependencies": _dependencies(build, packages, sources, links),
-        "compositions": _compositions(build, packages, links, complete=not lost),
-        "formulation": parts.build_inputs(graph, known.values()),
+        "compositions": _compositions(build, packages, links, brought, complete=not lost),
+        "formulation": parts.build_inputs(graph, found.values()),
     }  # fmt: skip
 
 
@@ -77,6 +92,17 @@ def _pedigree(graph: Graph, origin: Origin | None) -> Document:
     return (
         {"pedigree": {"ancestors": [parts.ancestor(purl, digest) for purl, digest in found]}} if found else {}
     )
+
+
+def _inside(product: str, build: Build) -> set[Component]:
+    """Return the components of a product and of the products that are nested in it."""
+    found: set[Component] = set()
+    for contents in build.contents:
+        if contents.product == product:
+            found |= set(contents.components)
+            for nested in {file.nested for file in contents.files} - {""}:
+                found |= _inside(nested, build)
+    return found
 
 
 def statement(build: Build, bom: Document) -> bytes:
@@ -140,17 +166,27 @@ def _files_by_component(build: Build) -> dict[str, list[tuple[str, ContentsFile]
     return found
 
 
-def _metadata(build: Build, created: datetime, lost: list[ContentsFile]) -> Document:
+def _metadata(build: Build, created: datetime, lost: list[ContentsFile], known: Known) -> Document:
+    from packageurl import PackageURL
+
+    release: Document = {
+        "bom-ref": RELEASE_REF,
+        "type": "application",
+        "name": build.name,
+        "version": build.version,
+        "purl": PackageURL("generic", None, build.name, build.version).to_string(),
+        "properties": parts.properties({WITHOUT_FILE: "true"}),
+    }
+    everything = {component for contents in build.contents for component in contents.components}
+    if said := cyclonedx.licences(parts.all_licences(everything), spdx_ids(), "concluded"):
+        release["licenses"] = said
+    who = {} if known.manufacturer is None else {"manufacturer": party(known.manufacturer)}
     return {
         "timestamp": created.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lifecycles": [{"phase": "build"}],
         "tools": {"components": [{"type": "application", "name": "tallystick", "version": __version__}]},
-        "component": {
-            "bom-ref": RELEASE_REF,
-            "type": "application",
-            "name": build.name,
-            "version": build.version,
-        },
+        **who,
+        "component": release | who,
         "properties": parts.properties(
             {
                 "tallystick:unexplained-files": str(len(lost)),
@@ -179,6 +215,8 @@ def _dependencies(
                 used.add(file.component)
     for ref, needed in (links or {}).items():
         edges.setdefault(ref, set()).update(needed)
+    for ref in (*packages, *products):  # CycloneDX: what depends on nothing is an empty element
+        edges.setdefault(ref, set())
     return [{"ref": ref, "dependsOn": sorted(edges[ref])} for ref in sorted(edges)]
 
 
@@ -186,6 +224,7 @@ def _compositions(
     build: Build,
     packages: Mapping[str, Component],
     links: Mapping[str, Iterable[str]] | None,
+    inside: Mapping[str, Inside],
     *,
     complete: bool,
 ) -> list[Document]:
@@ -207,6 +246,11 @@ def _compositions(
         made.append({"aggregate": "incomplete", "dependencies": known})
     if unknown:
         made.append({"aggregate": "unknown", "dependencies": unknown})
-    if packages:  # what a package vendors inside its own files is not looked for
-        made.append({"aggregate": "unknown", "assemblies": sorted(packages)})
+    brought = sorted(ref for ref in packages if ref in inside and inside[ref].components)
+    if brought:  # each was found in a list of its own making; another file may keep its own to itself
+        made.append({"aggregate": "incomplete", "assemblies": brought})
+        nested = [part["bom-ref"] for ref in brought for part in inside[ref].components]
+        made.append({"aggregate": "unknown", "assemblies": nested, "dependencies": nested})
+    if silent := sorted(set(packages) - set(brought)):  # no file of theirs says what it vendors
+        made.append({"aggregate": "unknown", "assemblies": silent})
     return made
