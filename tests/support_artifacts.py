@@ -26,7 +26,7 @@ class Deployment:
 
 
 def plan(**changes: object) -> Plan:
-    made = {"name": "letters", "version": "1", "policy": POLICY, "images": IMAGES, "broker_url": "http://b:1"}
+    made = {"name": "letters", "version": "1", "policy": POLICY, "images": IMAGES}
     return Plan(**(made | changes))
 
 
@@ -44,9 +44,8 @@ def seal(
         for name, data in parts.items():
             (folder / name).write_bytes(data)
             listed.append(Part(name=name, kind="other", path=folder / name, key=keys[name][0]))
-        made = plan(broker_url=broker_url, chunk_bytes=chunk_bytes)
+        made = plan(chunk_bytes=chunk_bytes)
         manifest = artifact_seal.seal(folder / "release", made, listed, dict(keys.values()))
         files = {path.name: path.read_bytes() for path in (folder / "release/files").iterdir()}
-        return Deployment(
-            init_data=(folder / "release/init-data.toml").read_bytes(), files=files, manifest=manifest
-        )
+        init_data = artifact_seal.init_data((manifest,), broker_url)
+        return Deployment(init_data=init_data, files=files, manifest=manifest)

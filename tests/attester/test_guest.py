@@ -20,6 +20,7 @@ from tallystick.cli.demo.machine import parse_line, write_disk
 from tallystick.cli.demo.softtpm import emulator
 from tallystick.core.digests import Digest
 from tallystick.handshake import artifact, initdata, kbs, wrapping
+from tallystick.release import artifact_seal
 
 KEYS = {
     "weights": ("confidential-inference/weights/v1", bytes(range(32))),
@@ -147,11 +148,8 @@ def test_a_plaintext_other_than_the_measured_one_is_refused(world):
             "weights.tsenc.key": wrapping.wrap(data_key, KEYS["weights"][1], bound, nonce=bytes(12)),
             "tokenizer.tsenc.key": rewrapped(deployment, "tokenizer", manifest),
         }
-        data = {
-            initdata.ARTIFACTS: manifest.encode().decode(),
-            initdata.AGENT: initdata.agent_text(world.broker.url),
-        }
-        return replace(deployment, init_data=initdata.make(data), files=files)
+        init_data = artifact_seal.init_data((manifest,), world.broker.url)
+        return replace(deployment, init_data=init_data, files=files)
 
     world.deploy(change=lie)
     refused(world, "refused", "artifact.plaintext", f"want {Digest.of(WEIGHTS)}")

@@ -107,6 +107,42 @@ def test_what_is_no_manifest_is_named(data, error, words):
         manifests.parse(data)
 
 
+def renamed(name: str, *, suffix: str = "") -> Manifest:
+    listed = tuple(replace(one, name=one.name + suffix, file=one.file + suffix) for one in MANIFEST.artifacts)
+    return replace(MANIFEST, name=name, artifacts=listed)
+
+
+def test_a_deployment_has_several_releases_sorted_by_name():
+    index = renamed("index", suffix=".index")
+    data = manifests.encode_all((MANIFEST, index))
+    assert manifests.parse_all(data) == (index, MANIFEST)
+    assert data == manifests.encode_all((index, MANIFEST))
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ((), "want a list of at least one manifest"),
+        ((MANIFEST, MANIFEST), "document: want sorted by name, each once"),
+        ((MANIFEST, renamed("other")), "name: want each once in all manifests"),
+        ((renamed("a", suffix="1"), renamed("b", suffix="1")), "want each once in all manifests"),
+    ],
+)
+def test_a_deployment_that_is_none_is_named(listed, words):
+    with pytest.raises(Malformed, match=words):
+        manifests.encode_all(listed)
+
+
+def test_a_list_has_one_spelling_and_is_no_single_manifest():
+    for data, words in (
+        (manifests.encode_all([MANIFEST]) + b"\n", "RFC 8785 form"),
+        (MANIFEST.encode(), "a list of at least one manifest"),
+        (b"[3]", "want a JSON object"),
+    ):
+        with pytest.raises(Malformed, match=words):
+            manifests.parse_all(data)
+
+
 @given(st.integers(0, len(MANIFEST.encode()) - 1), st.integers(0, 255))
 def test_a_damaged_manifest_is_another_one_or_refused_by_name(at, byte):
     damaged = bytearray(MANIFEST.encode())

@@ -19,7 +19,7 @@ from tallystick.core.errors import Malformed, Misuse, NotGenuine, Unreachable
 from tallystick.formats import intoto, oms
 from tallystick.formats.oms import HashType, Method, Serialization
 from tallystick.handshake import initdata
-from tallystick.handshake.manifest import Artifact, Images, Manifest
+from tallystick.handshake.manifest import Artifact, Images, Manifest, encode_all
 from tallystick.measure import hostdata
 from tallystick.measure import model as models
 
@@ -154,7 +154,7 @@ def test_init_data_binds_the_model_by_its_artifacts(folder):
     )  # fmt: skip
     images = (Images(name="image", versions=("1",)),)
     manifest = Manifest(name="net", version="1", policy=Digest.of(b"p"), images=images, artifacts=artifacts)
-    bound = initdata.make({initdata.ARTIFACTS: manifest.encode().decode()})
+    bound = initdata.make({initdata.ARTIFACTS: encode_all([manifest]).decode()})
     models.check_init_data(found, hostdata.init_data(bound).data)
     changed_byte(folder)
     with pytest.raises(NotGenuine) as caught:

@@ -74,8 +74,9 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
     else:  # its digest is in what the host launched: HOST_DATA, MRCONFIGID
         say("read", init_data=str(Digest.of(toml)))
     init = initdata.parse(toml)
-    manifest = manifests.parse(init.text(initdata.ARTIFACTS).encode("utf-8"))
-    for one in manifest.artifacts:
+    listed = manifests.parse_all(init.text(initdata.ARTIFACTS).encode("utf-8"))
+    artifacts = [(manifest, one) for manifest in listed for one in manifest.artifacts]
+    for _, one in artifacts:
         disk.check(one)
     url = machine.broker_url or initdata.broker_url(init)
     client = KbsClient(url, tee=machine.tee)
@@ -87,14 +88,14 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
     until(attest, _BROKER_SECONDS)
     say("attested", broker=url, tee=machine.tee)
     opened: dict[str, bytes] = {}
-    for one in manifest.artifacts:
+    for manifest, one in artifacts:
         opened[one.name] = _open(disk, manifest, one, client.fetch(one.key))
         say("opened", artifact=one.name, key=one.key, plaintext=str(one.plaintext))
     model = infer.load(_part(opened, "weights"), _part(opened, "tokenizer"))
 
     def renew() -> None:  # to be given the keys again is what the policy of that moment says
         attest()
-        for one in manifest.artifacts:
+        for _, one in artifacts:
             client.fetch(one.key)
 
     with keeper.beside(renew, every_seconds=REATTEST_SECONDS) as check:

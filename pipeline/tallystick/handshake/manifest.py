@@ -1,12 +1,14 @@
 """The manifest of an artifact release: its encrypted files, their keys, and the images that they go with.
 
-It is what an artifact release is: the SHA-256 of its bytes is the artifact release's digest. It travels in init-data,
-so that a launch measures it, and every file is held against it before it is used.
+It is what an artifact release is: the SHA-256 of its bytes is the artifact release's digest. The manifests of a
+deployment travel in init-data, as one list, so that a launch measures them, and every file is held against them before
+it is used.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,32 +91,42 @@ def parse(data: bytes) -> Manifest:
         Malformed: not RFC 8785 bytes of one, an unknown field, something unsorted, or a name or file twice.
         Unsupported: another schema.
     """
-    document = jsondoc.loads(data, _WHAT, max_bytes=MAX_BYTES)
-    fields = Fields(document, _WHAT)
-    if fields.text("schema") != SCHEMA:
-        raise Unsupported(_WHAT, at="schema", want=SCHEMA, got=fields.text("schema"))
-    fields.only("schema", "name", "version", "policy", "images", "artifacts")
-    images = tuple(_images(Fields(row, f"{_WHAT}: image {n}")) for n, row in enumerate(fields.rows("images")))
-    rows = enumerate(fields.rows("artifacts"))
-    artifacts = tuple(_artifact(Fields(row, f"{_WHAT}: artifact {n}")) for n, row in rows)
-    for what, names in (
-        ("images", [one.name for one in images]),
-        ("artifacts", [one.name for one in artifacts]),
-    ):
-        if names != sorted(set(names)):
-            raise Malformed(_WHAT, at=what, want="sorted by name, each once", got=", ".join(names))
-    if len({one.file for one in artifacts}) != len(artifacts):
-        raise Malformed(_WHAT, at="file", want="each once", got="one twice")
-    manifest = Manifest(
-        name=_label(fields, "name"),
-        version=_label(fields, "version"),
-        policy=fields.sha256("policy"),
-        images=images,
-        artifacts=artifacts,
-    )
+    manifest = _manifest(jsondoc.loads(data, _WHAT, max_bytes=MAX_BYTES))
     if manifest.encode() != data:
         raise Malformed(_WHAT, at="bytes", want="RFC 8785 form", got="another spelling of the same values")
     return manifest
+
+
+def encode_all(manifests: Iterable[Manifest]) -> bytes:
+    """Return the list of a deployment's manifests, sorted by name, as RFC 8785 bytes.
+
+    Raises:
+        Malformed: none, a release twice, or two artifacts or files of one name.
+    """
+    found = tuple(sorted(manifests, key=lambda one: one.name))
+    data = b"[" + b",".join(one.encode() for one in found) + b"]"
+    parse_all(data)
+    return data
+
+
+def parse_all(data: bytes) -> tuple[Manifest, ...]:
+    """Return the manifests in the list ``data``, which init-data carries.
+
+    Raises:
+        Malformed: not as :func:`encode_all` writes it. Unsupported: as :func:`parse`.
+    """
+    document = jsondoc.loads(data, _WHAT, max_bytes=MAX_BYTES)
+    if not isinstance(document, list) or not document:
+        raise Malformed(_WHAT, at="document", want="a list of at least one manifest", got="none")
+    found = tuple(map(_manifest, document))
+    _sorted("document", [one.name for one in found])
+    artifacts = [artifact for one in found for artifact in one.artifacts]
+    for what, names in (("name", [a.name for a in artifacts]), ("file", [a.file for a in artifacts])):
+        if len(set(names)) != len(names):
+            raise Malformed(_WHAT, at=what, want="each once in all manifests", got="one twice")
+    if b"[" + b",".join(one.encode() for one in found) + b"]" != data:
+        raise Malformed(_WHAT, at="bytes", want="RFC 8785 form", got="another spelling of the same values")
+    return found
 
 
 def check_names(name: str, file: str) -> None:
@@ -126,6 +138,32 @@ def check_names(name: str, file: str) -> None:
     for at, text in (("name", name), ("file", file)):
         if not _FILE.fullmatch(text):
             raise Malformed(_WHAT, at=at, want="a plain file name", got=repr(text))
+
+
+def _manifest(document: Any) -> Manifest:
+    fields = Fields(document, _WHAT)
+    if fields.text("schema") != SCHEMA:
+        raise Unsupported(_WHAT, at="schema", want=SCHEMA, got=fields.text("schema"))
+    fields.only("schema", "name", "version", "policy", "images", "artifacts")
+    images = tuple(_images(Fields(row, f"{_WHAT}: image {n}")) for n, row in enumerate(fields.rows("images")))
+    rows = enumerate(fields.rows("artifacts"))
+    artifacts = tuple(_artifact(Fields(row, f"{_WHAT}: artifact {n}")) for n, row in rows)
+    _sorted("images", [one.name for one in images])
+    _sorted("artifacts", [one.name for one in artifacts])
+    if len({one.file for one in artifacts}) != len(artifacts):
+        raise Malformed(_WHAT, at="file", want="each once", got="one twice")
+    return Manifest(
+        name=_label(fields, "name"),
+        version=_label(fields, "version"),
+        policy=fields.sha256("policy"),
+        images=images,
+        artifacts=artifacts,
+    )
+
+
+def _sorted(what: str, names: list[str]) -> None:
+    if names != sorted(set(names)):
+        raise Malformed(_WHAT, at=what, want="sorted by name, each once", got=", ".join(names))
 
 
 def _document(one: Artifact) -> dict[str, Any]:

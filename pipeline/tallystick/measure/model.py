@@ -159,8 +159,8 @@ def check_cmdline(model: Model, cmdline: str) -> None:
 def check_init_data(model: Model, data: Sequence[tuple[str, str]]) -> None:
     """Hold ``model`` against the ``data`` table of init-data.
 
-    It binds the model by the list of its files, byte for byte (``model.json``), or by an artifacts manifest that
-    names every file's digest as the plaintext of an encrypted one (``artifacts.json``, docs/decisions/0081).
+    It binds the model by the list of its files, byte for byte (``model.json``), or by artifacts manifests that
+    name every file's digest as the plaintext of an encrypted one (``artifacts.json``, docs/decisions/0081).
 
     Raises:
         NotGenuine: neither is in it, or it is of other files.
@@ -175,8 +175,8 @@ def check_init_data(model: Model, data: Sequence[tuple[str, str]]) -> None:
         return
     if initdata.ARTIFACTS not in texts:
         raise _unbound("initdata", str(Digest.of(want)), f"no {INIT_DATA_NAME} and no {initdata.ARTIFACTS}")
-    manifest = manifests.parse(texts[initdata.ARTIFACTS].encode("utf-8", "surrogatepass"))
-    named = {one.plaintext for one in manifest.artifacts}
+    listed = manifests.parse_all(texts[initdata.ARTIFACTS].encode("utf-8", "surrogatepass"))
+    named = {one.plaintext for manifest in listed for one in manifest.artifacts}
     findings = [
         Finding("model.initdata.unbound", file.name, str(file.sha256), f"not in {initdata.ARTIFACTS}")
         for file in model.files

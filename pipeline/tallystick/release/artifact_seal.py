@@ -1,7 +1,7 @@
 """Artifact releases are made: every file encrypted under a data key of its own, which is wrapped for the broker's key.
 
-A folder of an artifact release has ``artifacts.json`` (the manifest, whose digest is the release), ``init-data.toml``
-(what a launch measures) and ``files/`` with each encrypted artifact and, beside it, its wrapped data key.
+A folder of an artifact release has ``artifacts.json`` (the manifest, whose digest is the release) and ``files/`` with
+each encrypted artifact and, beside it, its wrapped data key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from tallystick.handshake.artifact import Header
 from tallystick.handshake.manifest import Artifact, Images, Manifest
 
 MANIFEST = "artifacts.json"
-INIT_DATA = "init-data.toml"
 FILES = "files"
 SUFFIX = ".tsenc"
 _NONCE_BYTES = 12
@@ -44,12 +43,11 @@ class Plan:
     version: str
     policy: Digest  # sha256 of the policy file
     images: tuple[Images, ...]  # sorted by name
-    broker_url: str  # where the guest finds the broker; measured with the rest
     chunk_bytes: int = artifact.CHUNK_BYTES
 
 
 def seal(folder: Path, plan: Plan, parts: Iterable[Part], keys: Mapping[str, bytes]) -> Manifest:
-    """Encrypt ``parts`` into ``folder`` and write the manifest and the init-data that name them.
+    """Encrypt ``parts`` into ``folder`` and write the manifest that names them.
 
     Each file is read twice, once for its digest; memory holds one chunk.
 
@@ -90,7 +88,7 @@ def seal(folder: Path, plan: Plan, parts: Iterable[Part], keys: Mapping[str, byt
         images=plan.images,
         artifacts=tuple(listed),
     )
-    _write(folder, manifest, plan.broker_url)
+    write_file(folder / MANIFEST, manifest.encode())
     for one in listed:
         header, data_key = sealed[one.name]
         bound = wrapping.binding(manifest, one, header)
@@ -127,7 +125,7 @@ def rewrap(
     )
     for path in sorted({one.key for one in (*old.artifacts, *listed)} - keys.keys()):
         raise Misuse(f"the key {path} is not given", code="artifact.key.missing")
-    _write(work, manifest, plan.broker_url)
+    write_file(work / MANIFEST, manifest.encode())
     (work / FILES).mkdir()
     for before, after in zip(old.artifacts, listed, strict=True):
         place = folder / FILES / before.file
@@ -157,11 +155,16 @@ def read(folder: Path) -> Manifest:
     return manifests.parse(read_file(folder / MANIFEST, "artifacts manifest", max_bytes=manifests.MAX_BYTES))
 
 
-def _write(folder: Path, manifest: Manifest, broker_url: str) -> None:
-    text = manifest.encode()
-    data = {initdata.ARTIFACTS: text.decode(), initdata.AGENT: initdata.agent_text(broker_url)}
-    write_file(folder / MANIFEST, text)
-    write_file(folder / INIT_DATA, initdata.make(data))
+def init_data(releases: Iterable[Manifest], broker_url: str) -> bytes:
+    """Return the init-data of a deployment of ``releases``, whose guest finds its keys at ``broker_url``.
+
+    Whoever has the same manifests and address makes the same bytes, and so knows what a launch measures.
+
+    Raises:
+        Malformed: as :func:`tallystick.handshake.manifest.encode_all`, or an address that has no place in init-data.
+    """
+    text = manifests.encode_all(releases).decode()
+    return initdata.make({initdata.ARTIFACTS: text, initdata.AGENT: initdata.agent_text(broker_url)})
 
 
 def _encrypt(source: Path, sink: Path, data_key: bytes, chunk_bytes: int) -> Header:

@@ -41,7 +41,6 @@ def seal(folder: Path, recipe: Path, policy: Path) -> Sealed:
         version="1",
         policy=Digest.of(policy.read_bytes()),
         images=(Images(name=image.name, versions=(image.version,)),),
-        broker_url=GUEST_BROKER_URL,
         chunk_bytes=_CHUNK_BYTES,
     )
     parts = [
@@ -49,9 +48,11 @@ def seal(folder: Path, recipe: Path, policy: Path) -> Sealed:
         for name, path in (("weights", weights), ("tokenizer", tokenizer))
     ]
     release = folder / "release"
-    artifact_seal.seal(release, plan, parts, keys)
+    manifest = artifact_seal.seal(release, plan, parts, keys)
+    init_data = folder / "init-data.toml"
+    write_file(init_data, artifact_seal.init_data((manifest,), GUEST_BROKER_URL))
     places = {path: folder / f"{name}.key" for name, path in KEYS.items()}
     for path, key in keys.items():
         write_file(places[path], key, mode=0o600)
     files = {path.name: path.read_bytes() for path in sorted((release / artifact_seal.FILES).iterdir())}
-    return Sealed(init_data=release / artifact_seal.INIT_DATA, files=files, keys=places)
+    return Sealed(init_data=init_data, files=files, keys=places)

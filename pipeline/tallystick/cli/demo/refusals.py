@@ -245,7 +245,7 @@ def _another_public_key(scene: Scene) -> Refused:
 def _changed_dependency(scene: Scene) -> Refused:
     """Boot, for real, an image in which one dependency has another version."""
     steps, changed = scene.steps, scene.steps.workdir / "changed"
-    init_data = steps.workdir / "model/release/init-data.toml"
+    init_data = steps.workdir / "model/init-data.toml"
     steps.run("build", Path("build/changed-dependency.yaml"), "-o", changed, "--init-data", init_data)
     outcome = scene.boot(changed / "products/uki.efi")
     more = ("--running", changed, "--promoted", scene.release)
