@@ -26,6 +26,7 @@ from tallystick.compile.targets.trustee.engines import (
     Regorus,
     second_opinion,
 )
+from tallystick.core.expect import AtLeast
 from tallystick.core.findings import Finding
 from tallystick.policy.constraints import constraints
 from tallystick.policy.normal import NormalForm, Tuple
@@ -64,6 +65,7 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, now: datetime) -> Pro
     policies = _Policies(texts, Regorus, moment)
     run = Trial(emit.NAME, left, document, policies.match, lambda case: _beyond(left, case))
     evaluated = 0
+    _numbers(run, left)
     if len(texts) == 1:
         run.domain(_literals(texts), _suspects(texts, left))
     else:
@@ -79,6 +81,23 @@ def evaluate(files: Mapping[str, bytes], form: NormalForm, now: datetime) -> Pro
         engines += (RegoCpp.name,)
     proof = run.proof(engines)
     return replace(proof, evaluated=proof.evaluated + evaluated)
+
+
+def _numbers(run: Trial, form: NormalForm) -> None:
+    """Try every whole number that a minimum lists, and those on both sides of the list: each stands there by itself."""
+    for case in _one_of_each(form):
+        rule = next(rule for rule in form.platforms if rule.evidence_kind == case.kind)
+        for one in constraints(rule):
+            if isinstance(one.expect, AtLeast):
+                listed = rego.window(one.path, one.expect.minimum)
+                for number in range(max(0, listed.start - 1), listed.stop + 1):
+                    what = f"{case.what} with {one.path} {number}"
+                    run.judge(replace(case, what=what, claims={**case.claims, one.path: number}))
+
+
+def _one_of_each(form: NormalForm) -> list[Case]:
+    """Return the first released tuple of each kind of evidence."""
+    return list({case.kind: case for case in reversed(list(released(form)))}.values())
 
 
 def _alone(text: str, form: NormalForm, now: datetime, count: int) -> int:

@@ -67,7 +67,7 @@ def _lines(
 def _windows(rules: Sequence[PlatformRule]) -> list[range]:
     """Return the lists of whole numbers that the rules ask for, each once."""
     found = {
-        _window(one.path, one.expect.minimum)
+        window(one.path, one.expect.minimum)
         for rule in rules
         for one in constraints(rule)
         if isinstance(one.expect, AtLeast)
@@ -97,7 +97,7 @@ def _condition(name: str, claim: str, one: Constraint) -> tuple[list[str], list[
         return [name], [*(f"{name} if {claim} == {json.dumps(value)}" for value in expect.values), ""]
     if isinstance(expect, AtLeast):
         # A text is greater than every number and 8.5 is no version: only listed whole numbers are found.
-        listed = _window(one.path, expect.minimum)
+        listed = window(one.path, expect.minimum)
         return [f"{_listed(listed)}[{claim}]"], []
     if isinstance(expect, NoneOf):
         # Texts lie between "" and every list; what is denied is a rule, so that `not` is asked of something known.
@@ -110,14 +110,14 @@ def beyond(path: str, expect: Expect, value: object) -> bool:
     """Say whether ``value`` is more than the numbers that are listed for a minimum: refused until compiled again."""
     if not isinstance(expect, AtLeast) or not isinstance(value, int):
         return False
-    return value >= _window(path, expect.minimum).stop
+    return value >= window(path, expect.minimum).stop
 
 
 def _listed(window: range) -> str:
     return f"from_{window.start}_to_{window.stop - 1}"
 
 
-def _window(path: str, minimum: int) -> range:
+def window(path: str, minimum: int) -> range:
     return range(minimum, 256) if path in BYTES else range(minimum, minimum + _WINDOW)
 
 

@@ -211,10 +211,10 @@ def _changed(
     rule: DeviceRule, base: Mapping[str, Any], literals: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a GPU with one claim absent, or another value: of other types, nearly right, and whatever stands there."""
-    edges = {one.path: beside(one.expect) for one in constraints(rule)}
+    edges: dict[str, list[Any]] = {}
     for one in constraints(rule):
-        if isinstance(one.expect, AtLeastVersion):
-            edges[one.path] = [*edges[one.path], *_LONG]
+        long = _LONG if isinstance(one.expect, AtLeastVersion) else ()
+        edges.setdefault(one.path, []).extend([*beside(one.expect), *long])
     for path, value in base.items():
         yield f"{path} absent", {name: kept for name, kept in base.items() if name != path}
         if isinstance(value, dict):
