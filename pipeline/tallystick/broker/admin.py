@@ -19,12 +19,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tallystick.broker.keyops import Action, KeyOperation, perform
+from tallystick.broker.keyops import KeyOperation, operation_document, parse_operation, perform, shown
 from tallystick.broker.service import Broker
-from tallystick.broker.vault import MAX_KEY_BYTES, key_id
+from tallystick.broker.vault import MAX_KEY_BYTES
 from tallystick.core import jsondoc
-from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable, Unsupported
-from tallystick.formats import canonical_base64
+from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.handshake.fields import Fields
 
 _MOST_BYTES = 2 * MAX_KEY_BYTES
@@ -75,13 +74,13 @@ async def _answer(
     if user not in (0, os.geteuid()):
         return _said(Refused("this socket is the broker's own user's", code="admin.peer"))
     try:
-        operation = _operation(await reader.readline())
+        operation = parse_operation(await reader.readline())
         done, record = await asyncio.to_thread(
             perform, operation, broker.vault, broker.ledger, now=broker.clock.now()
         )
     except TallystickError as error:
         return _said(error)
-    return {"decision": done, "channel": record.channel, "state": record.state.value}
+    return {"decision": done, **shown(record)}
 
 
 def ask(path: Path, operation: KeyOperation) -> dict[str, Any] | None:
@@ -90,17 +89,11 @@ def ask(path: Path, operation: KeyOperation) -> dict[str, Any] | None:
     Raises:
         Refused, NotGenuine, Unreachable, Malformed: what the broker raised, or its answer was none.
     """
-    request = {
-        "action": operation.action.value,
-        "key": operation.key,
-        "channel": operation.channel,
-        "secret": canonical_base64.encode(operation.secret),
-    }
     try:
         with _reachable(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(_SECONDS)
             peer.connect(address)
-            peer.sendall(json.dumps(request).encode() + b"\n")
+            peer.sendall(json.dumps(operation_document(operation)).encode() + b"\n")
             with peer.makefile("rb") as stream:
                 line = stream.readline(_MOST_BYTES)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -114,20 +107,6 @@ def ask(path: Path, operation: KeyOperation) -> dict[str, Any] | None:
         said = Fields(answer["error"], "broker's answer")
         raise _KINDS.get(said.text("kind"), Refused)(said.text("message"), code=said.text("code"))
     return answer
-
-
-def _operation(line: bytes) -> KeyOperation:
-    fields = Fields(jsondoc.loads(line, "key operation", max_bytes=_MOST_BYTES), "key operation")
-    named = fields.text("action")
-    for action in Action:
-        if action.value == named:
-            return KeyOperation(
-                action=action,
-                key=key_id(fields.text("key")),
-                channel=fields.text("channel"),
-                secret=fields.base64("secret", max_bytes=MAX_KEY_BYTES),
-            )
-    raise Unsupported("key operation", at="action", want=", ".join(one.value for one in Action), got=named)
 
 
 def _said(error: TallystickError) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tallystick.broker import wire
+from tallystick.broker import adminapi, wire
 from tallystick.broker.metrics import Metrics
 from tallystick.broker.service import Broker
 from tallystick.broker.throttle import Throttle
@@ -43,7 +43,7 @@ HEALTH_PATH = "/healthz"
 READY_PATH = "/readyz"
 METRICS_PATH = "/metrics"
 _OURS = {AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH, POLICIES_PATH}
-_OURS |= {HEALTH_PATH, READY_PATH, METRICS_PATH}
+_OURS |= {HEALTH_PATH, READY_PATH, METRICS_PATH, adminapi.KEYS_PATH, adminapi.CHANNEL_PATH}
 _ACCESS = logging.getLogger("tallystick.broker.access")
 _FAULTS = logging.getLogger("tallystick.broker.faults")
 
@@ -129,6 +129,7 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
             Route(HEALTH_PATH, health, methods=["GET"]),
             Route(READY_PATH, ready, methods=["GET"]),
             Route(METRICS_PATH, counted, methods=["GET"]),
+            *adminapi.routes(broker, read_body=_body, respond=_json),
         ],
         exception_handlers={
             Answer: _answered,

@@ -94,6 +94,11 @@ class Home:
         return self.folder / "enrolment"
 
     @property
+    def admins(self) -> Path:
+        """Who may do key operations over the network."""
+        return self.folder / "admins.json"
+
+    @property
     def admin_socket(self) -> Path:
         """Where a running broker takes key operations from its own user."""
         return self.folder / "admin.sock"

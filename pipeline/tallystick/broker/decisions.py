@@ -33,7 +33,8 @@ class Kind(Enum):
     REFUSAL = "refusal"  # a key, an attestation or an enrolment was refused
     ENROLMENT = "enrolment"  # an attestation key was certified
     POLICY = "policy"  # other policies, or other revocations, are in force from here on
-    KEY = "key"  # a key was generated, imported or destroyed
+    KEY = "key"  # a key was generated, imported, rotated or destroyed
+    ADMIN = "admin"  # an administrator asked for something, or was enrolled or removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
