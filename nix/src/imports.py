@@ -23,7 +23,7 @@ for name in sys.argv[1:]:
     print(name)
 """
 _RUNS_WHEN_IMPORTED = ("__main__",)
-_MAY_BE_MISSING = ("ctypes",)  # attester/nvml.py: an image without it has no GPU's library to load either
+_MAY_BE_MISSING = ("ctypes", "ssl")  # attester/nvml.py and client.py say so, and go on without GPUs or https
 _PYC_HEADER_BYTES = 16  # PEP 552
 
 
