@@ -31,6 +31,7 @@ class Kind(Enum):
     ATTESTATION = "attestation"  # evidence was genuine, fresh and bound; an attestation result was issued
     RELEASE = "release"  # a key left, wrapped
     REFUSAL = "refusal"  # a key, an attestation or an enrolment was refused
+    LEASE = "lease"  # a lease was renewed or ended, or a drain was ordered or lifted
     ENROLMENT = "enrolment"  # an attestation key was certified
     POLICY = "policy"  # other policies, or other revocations, are in force from here on
     KEY = "key"  # a key was generated, imported, rotated or destroyed

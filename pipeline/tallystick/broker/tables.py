@@ -92,3 +92,74 @@ policies = Table(
     Column("data", LargeBinary, nullable=False),
     **KEYED,
 )
+
+# Keys in holders' hands (leases.py). Kept for a while after their end, to say who had a key.
+leases = Table(
+    "leases",
+    METADATA,
+    Column("id", Text, primary_key=True),  # the decision that released the key
+    Column("key", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("release", Text, nullable=False, index=True),
+    Column("holder", Text, nullable=False, index=True),  # thumbprint of the attested key
+    Column("attestation", Text, nullable=False),
+    Column("issued_at", BIG, nullable=False),
+    Column("renewed_at", BIG, nullable=False),
+    Column("expires_at", BIG, nullable=False, index=True),
+    Column("because", Text, nullable=False),
+    Column("ended_at", BIG),
+    Column("reasons", Text, nullable=False),  # codes, with spaces between
+    **KEYED,
+)
+
+# Standing orders: what they cover is neither released nor renewed. An empty text covers everything.
+drains = Table(
+    "drains",
+    METADATA,
+    Column("id", Text, primary_key=True),  # its decision
+    Column("at", BIG, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("release", Text, nullable=False),
+    Column("lease", Text, nullable=False),
+    **KEYED,
+)
+
+# The epoch of each channel under which every lease was last looked at.
+postures = Table(
+    "postures",
+    METADATA,
+    Column("channel", Text, primary_key=True),
+    Column("epoch", LargeBinary, nullable=False),
+    **KEYED,
+)
+
+# Evidence as it was sent, sealed under the key of its day (archive.py).
+evidence = Table(
+    "evidence",
+    METADATA,
+    Column("attestation", Text, primary_key=True),  # the decision
+    Column("day", Text, nullable=False, index=True),  # "2026-11-22", in UTC
+    Column("backing", LargeBinary, nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),
+    **STRICT,
+)
+
+# One key a day, sealed by the vault's sealer. Without it nothing of its day opens any more.
+evidence_keys = Table(
+    "evidence_keys",
+    METADATA,
+    Column("day", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    **KEYED,
+)
+
+# What evidence was verified with, by the digest of its document.
+backings = Table(
+    "backings",
+    METADATA,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    **KEYED,
+)

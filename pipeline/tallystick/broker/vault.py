@@ -129,6 +129,11 @@ class Vault:
         """Open the vault in ``folder``; errors as :func:`vaultfile.load`."""
         return cls(*vaultfile.load(folder, passphrase=passphrase))
 
+    @property
+    def sealer(self) -> Sealer:
+        """What seals under the master key, for the broker's own data keys."""
+        return self._sealer
+
     def generate(self, key: KeyId, *, channel: str, now: datetime) -> KeyRecord:
         """Make a random 256-bit key and return its record; the secret is never returned.
 
