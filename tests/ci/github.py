@@ -37,6 +37,7 @@ class Run:
     event: Mapping[str, Any]
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)  # of jobs' steps
     log: list[str] = field(default_factory=list)
+    machines: list[Path] = field(default_factory=list)
 
     def job(self, workflow: Path, name: str) -> Path:
         """Execute the job ``name`` in a fresh workspace, and return that.
@@ -60,7 +61,8 @@ class _Machine:
 
     def __init__(self, run: Run, job: str, defaults: Mapping[str, str]) -> None:
         self._run, self._job = run, job
-        self._home = run.folder / job
+        self._home = run.folder / f"{len(run.machines)}-{job}"
+        run.machines.append(self._home)
         self.workspace = self._home / "workspace"
         for path in (self.workspace, self._home / "temp", self._home / "files"):
             path.mkdir(parents=True)
