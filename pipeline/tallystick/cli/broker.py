@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tallystick.cli import broker_deploy
+from tallystick.cli import broker_admin, broker_deploy, broker_keys
+from tallystick.cli.broker_home import PassphraseFile, Workdir, broker_home, passphrase
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 from tallystick.core.errors import Misuse
 
 if TYPE_CHECKING:
-    from tallystick.broker.config import BrokerConfig, Home
-    from tallystick.broker.keyops import KeyOperation
+    from tallystick.broker.config import BrokerConfig
     from tallystick.broker.tls import TlsFiles
-    from tallystick.broker.vault import KeyRecord
 
 app = command_app("Run and manage the key broker.")
-keys = command_app("Generate, import, list and destroy keys. No command shows one.")
 log = command_app("Verify, prove and export the broker's transparency log.")
 broker_deploy.register(app)
-app.add_typer(keys, name="key")
+app.add_typer(broker_keys.app, name="key")
+app.add_typer(broker_admin.app, name="admin")
 app.add_typer(log, name="log")
-
-_MAX_PASSPHRASE_BYTES = 4096
-
-Workdir = Annotated[
-    Path | None,
-    typer.Option(
-        "--workdir", help="The work directory. Default: $TALLY_HOME, else ~/.local/share/tallystick."
-    ),
-]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option("--passphrase-file", help="A 0600 file with the passphrase of the vault's master key."),
-]
-Key = Annotated[str, typer.Argument(help="The key's KBS resource path: repository/type/tag.")]
-Channel = Annotated[str, typer.Option("--channel", help="The channel that the key belongs to, for life.")]
 
 
 @app.command()
@@ -61,6 +45,16 @@ def init(
         Path | None,
         typer.Option("--transit-ca", help="PEM file of the authority of that service's certificate."),
     ] = None,
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            "--kv",
+            help="URL in a key-value engine (version 2) where the sealed keys lie, https://HOST/v1/MOUNT/data/PATH.",
+        ),
+    ] = None,
+    kv_ca: Annotated[
+        Path | None, typer.Option("--kv-ca", help="PEM file of the authority of that service's certificate.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a broker: an empty vault, a log with its key, and a store."""
@@ -68,7 +62,7 @@ def init(
 
     home = broker_home(workdir)
     master = _master(hsm, transit, transit_ca)
-    line = opening.create(home, passphrase=_passphrase(passphrase_file), master=master)
+    line = opening.create(home, passphrase=passphrase(passphrase_file), master=master, kv=_kv(kv, kv_ca))
     emit(
         {"broker": str(home.folder), "log_verifier": line},
         f"made a broker in {home.folder}\nits log is verified with {line}",
@@ -144,7 +138,7 @@ def serve(
         tls=_tls(tls_certificate, tls_key),
         metrics=metrics,
         limits=Limits(client_rate=client_rate, client_burst=client_burst),
-        passphrase=_passphrase(passphrase_file),
+        passphrase=passphrase(passphrase_file),
     )
     listening = server.listen(config.host, config.port)
     try:
@@ -168,6 +162,15 @@ def _master(hsm: str | None, transit: str | None, ca: Path | None) -> dict[str, 
     return {"master": "transit", "key": transit, **({"ca": str(ca.resolve())} if ca is not None else {})}
 
 
+def _kv(url: str | None, ca: Path | None) -> dict[str, str] | None:
+    """Return where the sealed keys lie, when it is not the vault's own folder."""
+    if url is None and ca is not None:
+        raise Misuse("broker init: --kv-ca goes with --kv", code="vault.kv")
+    if url is None:
+        return None
+    return {"url": url, **({"ca": str(ca.resolve())} if ca is not None else {})}
+
+
 def _tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     from tallystick.broker.tls import TlsFiles
 
@@ -180,64 +183,6 @@ def _tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
 
 def _ready(config: BrokerConfig, url: str) -> None:
     progress(f"broker ready at {url} for channel {config.channel}")
-
-
-@keys.command("generate")
-def generate(
-    key: Key,
-    channel: Channel,
-    workdir: Workdir = None,
-    passphrase_file: PassphraseFile = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Make a random 256-bit key that nobody has seen."""
-    _operate("generate", key, workdir, passphrase_file, channel=channel, as_json=as_json)
-
-
-@keys.command("import")
-def bring(
-    key: Key,
-    channel: Channel,
-    source: Annotated[Path, typer.Option("--from", help="A file with the key's bytes, as they are.")],
-    workdir: Workdir = None,
-    passphrase_file: PassphraseFile = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Keep a key that was made elsewhere. The file stays as it is: destroy it when you no longer need it."""
-    from tallystick.broker.vault import MAX_KEY_BYTES
-    from tallystick.core.files import read_file
-
-    secret = read_file(source, "key", max_bytes=MAX_KEY_BYTES)
-    _operate("import", key, workdir, passphrase_file, channel=channel, secret=secret, as_json=as_json)
-
-
-@keys.command("destroy")
-def destroy(
-    key: Key,
-    workdir: Workdir = None,
-    passphrase_file: PassphraseFile = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Needed: there is no way back.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Destroy a key. Its name can never be given to another one."""
-    if not yes:
-        raise Misuse(f"destroying {key} can not be undone: say --yes", code="key.destroy-unconfirmed")
-    _operate("destroy", key, workdir, passphrase_file, as_json=as_json)
-
-
-@keys.command("list")
-def list_keys(
-    workdir: Workdir = None, passphrase_file: PassphraseFile = None, as_json: JsonFlag = False
-) -> None:
-    """List the keys, live and destroyed, with their channels."""
-    from tallystick.broker.vault import Vault
-
-    vault = Vault.open(broker_home(workdir).vault, passphrase=_passphrase(passphrase_file))
-    found = [_record(record) for record in vault.records()]
-    rows = [
-        f"{one['key']}  {one['channel']}  {one['state']}  {one['origin']}  {one['made_at']}" for one in found
-    ]
-    emit({"keys": found}, "\n".join(rows) or "no keys", as_json=as_json)
 
 
 @log.command("verify")
@@ -289,84 +234,6 @@ def export(
 
     for leaf in audit.export(broker_home(workdir), start=start):
         sys.stdout.write(leaf.decode("utf-8") + "\n")
-
-
-def _operate(
-    action: str,
-    key: str,
-    workdir: Path | None,
-    passphrase_file: Path | None,
-    *,
-    as_json: bool,
-    channel: str = "",
-    secret: bytes = b"",
-) -> None:
-    """Do one key operation: through the running broker where there is one, else beside the log's lock."""
-    from tallystick.broker.keyops import Action, KeyOperation
-    from tallystick.broker.vault import key_id
-
-    home = broker_home(workdir)
-    operation = KeyOperation(action=Action(action), key=key_id(key), channel=channel, secret=secret)
-    answer = _ask(home, operation) or _do(home, operation, _passphrase(passphrase_file))
-    words = (
-        f"{operation.key}: {answer['state']} in channel {answer['channel']} (decision {answer['decision']})"
-    )
-    emit({"key": operation.key, **answer}, words, as_json=as_json)
-
-
-def _ask(home: Home, operation: KeyOperation) -> dict[str, Any] | None:
-    from tallystick.broker import admin
-
-    return admin.ask(home.admin_socket, operation) if home.admin_socket.exists() else None
-
-
-def _do(home: Home, operation: KeyOperation, passphrase: str | None) -> dict[str, Any]:
-    from tallystick.broker.clock import Clock
-    from tallystick.broker.keyops import perform
-    from tallystick.broker.opening import open_ledger
-    from tallystick.broker.store import Store
-    from tallystick.broker.vault import Vault
-
-    store = Store.open(home.store)
-    try:
-        vault = Vault.open(home.vault, passphrase=passphrase)
-        clock = Clock(store.time_mark())
-        now = clock.now()
-        ledger = open_ledger(store, clock)
-        try:
-            decision, record = perform(operation, vault, ledger, now=now)
-        finally:
-            ledger.close()
-    finally:
-        store.close()
-    return {"decision": decision, "channel": record.channel, "state": record.state.value}
-
-
-def _record(record: KeyRecord) -> dict[str, str]:
-    return {
-        "key": record.key,
-        "channel": record.channel,
-        "state": record.state.value,
-        "origin": record.origin,
-        "made_at": record.made_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def broker_home(workdir: Path | None) -> Home:
-    """Return the folder of the broker in a work directory, the default one when none was named."""
-    from tallystick.broker.config import Home
-    from tallystick.cli.workdir import place
-
-    return Home(place(workdir) / "broker")
-
-
-def _passphrase(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    from tallystick.broker.secretfiles import read_secret
-
-    data = read_secret(path, "passphrase file", max_bytes=_MAX_PASSPHRASE_BYTES)
-    return data.decode("utf-8").rstrip("\r\n")
 
 
 def _text(path: Path | None) -> str | None:

@@ -41,7 +41,7 @@ def explain(
     directories it also names the components in which the refused image differs.
     """
     from tallystick.broker.explaining import explain as explained
-    from tallystick.cli.broker import broker_home
+    from tallystick.cli.broker_home import broker_home
 
     found = explained(broker_home(workdir), decision)
     changes = _changes(promoted, running)

@@ -147,7 +147,7 @@ def _with_decisions(report: ChainReport, workdir: Path | None) -> ChainReport:
     from dataclasses import replace
 
     from tallystick.broker import audit
-    from tallystick.cli.broker import broker_home
+    from tallystick.cli.broker_home import broker_home
 
     home = broker_home(workdir)
     verified = audit.verify(home)
@@ -160,7 +160,7 @@ def _decisions(workdir: Path | None) -> Iterator[DecisionView]:
     from tallystick.broker.decisions import Kind
     from tallystick.broker.explaining import explain
     from tallystick.broker.store import Store
-    from tallystick.cli.broker import broker_home
+    from tallystick.cli.broker_home import broker_home
     from tallystick.report import gather
 
     home = broker_home(workdir)
@@ -177,7 +177,7 @@ def _decisions(workdir: Path | None) -> Iterator[DecisionView]:
 
 def _log(note: str, workdir: Path | None) -> LogView:
     from tallystick.broker import logkey
-    from tallystick.cli.broker import broker_home
+    from tallystick.cli.broker_home import broker_home
     from tallystick.report import gather
 
     return gather.log("key releases", note, logkey.load(broker_home(workdir).log_key).verifier_line())

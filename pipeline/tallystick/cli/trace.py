@@ -91,7 +91,7 @@ def _channel(
 def _leaves(workdir: Path | None) -> list[bytes]:
     """Return the broker's log, verified; nothing where there is no broker."""
     from tallystick.broker import audit
-    from tallystick.cli.broker import broker_home
+    from tallystick.cli.broker_home import broker_home
 
     home = broker_home(workdir)
     if not home.store.exists():
