@@ -45,11 +45,17 @@ _MAX_ENDORSEMENT_BYTES = 16 << 20
 _NONCE_MARGIN = timedelta(minutes=5)  # a used nonce is remembered for this much longer than a session lasts
 
 
-def create(home: Home, *, passphrase: str | None = None, master: Mapping[str, str] | None = None) -> str:
+def create(
+    home: Home,
+    *,
+    passphrase: str | None = None,
+    master: Mapping[str, str] | None = None,
+    kv: Mapping[str, str] | None = None,
+) -> str:
     """Make a broker's folder and return the line that its log's checkpoints are verified with.
 
     Args:
-        passphrase, master: of the vault, as :meth:`Vault.create` takes them.
+        passphrase, master, kv: of the vault, as :meth:`Vault.create` takes them.
 
     Raises:
         Misuse: there is a broker already (``broker.exists``).
@@ -58,7 +64,7 @@ def create(home: Home, *, passphrase: str | None = None, master: Mapping[str, st
     if home.store.exists():
         raise Misuse(f"there is a broker in {home.folder} already", code="broker.exists")
     private_folder(home.folder)
-    Vault.create(home.vault, passphrase=passphrase, master=master)
+    Vault.create(home.vault, passphrase=passphrase, master=master, kv=kv)
     tokens.create_key(home.token_key)
     key = logkey.create(home.log_key)
     private_folder(home.enrolment)
