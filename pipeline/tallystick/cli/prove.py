@@ -79,7 +79,7 @@ def _proved(
     from tallystick.cli.channels import read_policy, verified_channel
     from tallystick.compile import output
     from tallystick.compile.compile import NoRelease, normal_form
-    from tallystick.compile.produce import prove_files
+    from tallystick.compile.produce import Job, prove_all
     from tallystick.core.errors import Misuse
 
     compilation = output.read(folder)
@@ -90,8 +90,5 @@ def _proved(
     if len(targets) != len(compilation.files) or not targets:
         extra = ", ".join(sorted(set(compilation.files) - {target.name for target in targets})) or "none"
         raise Misuse(f"{folder}: targets that the policy is not for: {extra}", code="target.not-in-policy")
-    return (
-        compilation,
-        form,
-        [prove_files(form, target, compilation.of(target.name), now) for target in targets],
-    )
+    jobs = [Job(form=form, target=one, now=now, files=compilation.of(one.name)) for one in targets]
+    return compilation, form, list(prove_all(jobs))

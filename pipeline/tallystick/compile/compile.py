@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import Enum
 
+from tallystick.compile import artifacts
 from tallystick.compile.admit import objections, permission
 from tallystick.core.errors import Refused
 from tallystick.core.expect import Expect, Waived
@@ -40,6 +41,7 @@ def normal_form(
     releases = [release for release in channel.releases if release.index.name in policy.releases]
     for release in releases:
         findings += objections(policy, release, channel, now)
+    findings += artifacts.objections(policy, releases, channel)
     if not releases and empty is NoRelease.REFUSE:
         want = f"a release of {', '.join(policy.releases)} in {channel.name}"
         findings.append(Finding("compile.no-release", f"channel {channel.name}", want, "none"))
@@ -48,7 +50,10 @@ def normal_form(
             f"{policy.name} can not be compiled for {channel.name}: {len(findings)} reason(s)",
             findings=findings,
         )
-    permitted = sorted((permission(policy, one) for one in releases), key=lambda one: str(one.digest))
+    permissions = (permission(policy, one) for one in releases)
+    permitted = sorted(
+        (artifacts.pinned(policy, one, channel) for one in permissions), key=lambda one: str(one.digest)
+    )
     waivers: list[tuple[str, Expect]] = [(waiver.requirement, waiver.waived) for waiver in policy.waivers]
     form = NormalForm(
         policy=policy.name,

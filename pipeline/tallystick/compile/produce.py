@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
+from tallystick.compile import processes
 from tallystick.compile.errors import Inexpressible, Unproven
 from tallystick.compile.targets.base import Emitted, Proof
 from tallystick.compile.targets.registry import backend
@@ -14,6 +16,8 @@ from tallystick.core.findings import Finding
 from tallystick.policy.model import Policy, Target
 from tallystick.policy.normal import NormalForm
 
+R = TypeVar("R")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
@@ -21,6 +25,20 @@ class Compiled:
 
     emitted: Emitted
     proof: Proof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One target to make or to prove for one form."""
+
+    form: NormalForm
+    target: Target
+    now: datetime
+    files: Mapping[str, bytes] = field(default_factory=dict)  # to prove; none to make
+
+
+MANY = 200  # tuples, of all targets together, from which on processes save more than they cost
+_SLOWEST = "trustee"  # its proof evaluates Rego
 
 
 def chosen(policy: Policy, names: Sequence[str]) -> tuple[Target, ...]:
@@ -47,10 +65,32 @@ def produce(form: NormalForm, targets: Sequence[Target], now: datetime) -> tuple
     """
     for target in targets:
         express(form, target)
-    made = [(target, backend(target.name).emit(form, target)) for target in targets]
-    return tuple(
-        Compiled(emitted=emitted, proof=prove(form, target, emitted, now)) for target, emitted in made
-    )
+    return side_by_side(_made, [Job(form=form, target=target, now=now) for target in targets])
+
+
+def prove_all(jobs: Sequence[Job]) -> tuple[Proof, ...]:
+    """Return the proof of each job's files, which may come from anywhere.
+
+    Raises:
+        Unproven: as :func:`prove`.
+    """
+    return side_by_side(_proved, jobs)
+
+
+def side_by_side(work: Callable[[Job], R], jobs: Sequence[Job]) -> tuple[R, ...]:
+    """Return ``work`` of each job, in processes where they are long enough to be worth it."""
+    if sum(len(release.tuples) for job in jobs for release in job.form.releases) < MANY:
+        return tuple(map(work, jobs))
+    return processes.each(work, jobs, first=lambda job: job.target.name == _SLOWEST)
+
+
+def _made(job: Job) -> Compiled:
+    emitted = backend(job.target.name).emit(job.form, job.target)
+    return Compiled(emitted=emitted, proof=prove(job.form, job.target, emitted, job.now))
+
+
+def _proved(job: Job) -> Proof:
+    return prove_files(job.form, job.target, job.files, job.now)
 
 
 def express(form: NormalForm, target: Target) -> None:

@@ -57,6 +57,10 @@ class TallystickError(Exception):
         self.message = message
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross from one process to another as it is, without being made again."""
+        return _again, (type(self), self.args, dict(self.__dict__))
+
     def document(self) -> dict[str, object]:
         """The error as ``--json`` prints it."""
         return {
@@ -67,6 +71,14 @@ class TallystickError(Exception):
                 "findings": [finding.document() for finding in self.findings],
             }
         }
+
+
+def _again(
+    kind: type[TallystickError], args: tuple[object, ...], state: dict[str, object]
+) -> TallystickError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class Misuse(TallystickError):
