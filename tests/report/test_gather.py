@@ -229,7 +229,7 @@ def test_registers_are_named_and_waivers_shown_in_their_place():
         events=(),
         calculator="x",
     )
-    view = gather._measurement(one)
+    view = gather.measurement(one)
     assert [register.name for register in view.registers] == ["PCR 9", "PCR 10", "PCR 11"]
     assert view.registers[1].waived == "docs/decisions/0010-pcr-10.md, decided by alice, until 2026-11-22"
 

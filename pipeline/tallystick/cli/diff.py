@@ -33,7 +33,7 @@ def diff(
 
     old, new = side(before), side(after)
     found = compare(old, new)
-    words = _markdown(old.index, new.index, found) if markdown else _words(found)
+    words = _markdown(old.index, new.index, found) if markdown else "\n".join(found.words)
     emit(_document(found), words, as_json=as_json)
 
 
@@ -108,24 +108,9 @@ def _markdown(before: Index, after: Index, found: Difference) -> str:
             f"{len(found.measurements)} measurement(s) changed: policies that name the old ones refuse the new image"
         )
     )
-    said = _words(found)
+    said = "\n".join(found.words)
     fence = "`" * (3 + max((len(run) for run in re.findall("`+", said)), default=0))
     return (
         f"### {heading}\n\n| release | digest |\n|---|---|\n"
         f"| before | `{before.digest}` |\n| after | `{after.digest}` |\n\n{fence}text\n{said}\n{fence}"
     )
-
-
-def _words(found: Difference) -> str:
-    if not (found.inputs or found.products or found.measurements):
-        return "the same inputs, products and measurements"
-    lines = [f"inputs: {len(found.inputs)} file(s) differ", *(f"  {path}" for path in found.inputs[:20])]
-    if len(found.inputs) > 20:
-        lines.append(f"  and {len(found.inputs) - 20} more")
-    for product in found.products:
-        lines.append(f"{product.name}: {product.before or 'new'} -> {product.after or 'gone'}")
-        lines += [f"  {change.words}" for change in product.components]
-    for one in found.measurements:
-        shape = ", ".join(f"{name} {value}" for name, value in one.shape)
-        lines.append(f"{one.platform} ({shape}): {', '.join(name for name, _, _ in one.values)} differ")
-    return "\n".join(lines)

@@ -79,6 +79,64 @@ def html(
     )
 
 
+@app.command()
+def board(
+    channel: Annotated[str, typer.Option("--channel", help="The channel: debug, staging or production.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    trust: TrustFile = None,
+    workdir: Workdir = None,
+    channel_dir: ChannelDir = None,
+    broker: Annotated[
+        bool,
+        typer.Option(
+            "--broker/--no-broker", help="Show leases, refusals and log of the work directory's broker."
+        ),
+    ] = True,
+    at: At = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the release managers' page: what may run now and why, what waits, who holds keys, what ends next.
+
+    One static file, for operators: it shows what a refused machine was not told. Exit 6 when a part of it does not
+    hold; the page is written, and says which.
+    """
+    from tallystick.cli import board as boards
+    from tallystick.cli import desks
+    from tallystick.cli import workdir as work
+    from tallystick.cli.broker_home import broker_home
+    from tallystick.cli.clock import at as instant
+    from tallystick.core.errors import Refused
+    from tallystick.core.files import write_file
+    from tallystick.report import board as drawing
+
+    place = work.place(workdir)
+    home = broker_home(workdir)
+    sources = boards.Sources(
+        channel=channel,
+        folder=channel_dir or desks.channel_folder(place, channel),
+        trust=desks.load_trust(place, trust),
+        home=home if broker and home.store.exists() else None,
+    )
+    made = boards.board(sources, instant(at))
+    data = drawing.render(made)
+    write_file(output, data, mode=0o600)
+    if made.troubles:
+        findings = [finding for one in made.troubles for finding in one.findings]
+        parts = "; ".join(f"{one.part}: {one.message}" for one in made.troubles)
+        raise Refused(
+            f"wrote {output}, and not all of it holds: {parts}", code="report.trouble", findings=findings
+        )
+    document = {
+        "page": str(output),
+        "bytes": len(data),
+        "keys": len(made.keys),
+        "releases": [str(one.digest) for one in made.releases],
+        "waiting": len(made.state.waiting) if made.state else 0,
+        "leases": len(made.leases) + made.more_leases,
+    }
+    emit(document, f"wrote {output} ({len(data):,} bytes)", as_json=as_json)
+
+
 def _report(directories: list[Path], pinned: Trust | None, now: datetime) -> ChainReport:
     from tallystick import __version__
     from tallystick.report import gather

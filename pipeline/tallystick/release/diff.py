@@ -11,6 +11,8 @@ from tallystick.core.digests import Digest
 from tallystick.measure.records import Measurement
 from tallystick.release.records import Index
 
+_MOST_INPUTS = 20  # that are listed by path
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
@@ -47,6 +49,25 @@ class Difference:
     inputs: tuple[str, ...]  # files of recipe, seeds, nix and firmware that differ, by path
     products: tuple[ProductChange, ...]
     measurements: tuple[MeasurementChange, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The differences as lines for people."""
+        if not (self.inputs or self.products or self.measurements):
+            return ("the same inputs, products and measurements",)
+        lines = [
+            f"inputs: {len(self.inputs)} file(s) differ",
+            *(f"  {path}" for path in self.inputs[:_MOST_INPUTS]),
+        ]
+        if len(self.inputs) > _MOST_INPUTS:
+            lines.append(f"  and {len(self.inputs) - _MOST_INPUTS} more")
+        for product in self.products:
+            lines.append(f"{product.name}: {product.before or 'new'} -> {product.after or 'gone'}")
+            lines += [f"  {change.words}" for change in product.components]
+        for one in self.measurements:
+            shape = ", ".join(f"{name} {value}" for name, value in one.shape)
+            lines.append(f"{one.platform} ({shape}): {', '.join(name for name, _, _ in one.values)} differ")
+        return tuple(lines)
 
 
 def compare(before: Side, after: Side) -> Difference:

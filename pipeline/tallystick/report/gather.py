@@ -14,6 +14,7 @@ from tallystick.core.digests import Digest
 from tallystick.formats import cyclonedx
 from tallystick.measure.records import Measurement
 from tallystick.policy import document as policy_document
+from tallystick.policy.normal import NormalForm
 from tallystick.provenance import check as provenance_check
 from tallystick.provenance import make as provenance_make
 from tallystick.release.records import Change, Gate, Quorum, VerifiedChannel, VerifiedRelease
@@ -62,10 +63,10 @@ def release(folder: ReleaseFolder, verified: VerifiedRelease | None = None) -> R
         build=_build(folder),
         products=_products(folder, covered),
         sbom=_sbom(folder, covered.values()),
-        measurements=tuple(_measurement(one) for one in folder.measurements()),
+        measurements=tuple(measurement(one) for one in folder.measurements()),
         measurements_statement=folder.digest("statements/measurements.json"),
-        signatures=_signatures(verified),
-        rebuilds=_rebuilds(verified.quorum) if verified is not None else (),
+        signatures=signatures(verified),
+        rebuilds=rebuilds(verified.quorum) if verified is not None else (),
         rebuilds_needed=verified.quorum.threshold if verified is not None else 0,
         links=verified.quorum.links if verified is not None else (),
         labels=verified.labels if verified is not None else (),
@@ -121,12 +122,6 @@ def policy(
             not proved for this page.
     """
     form = policy_document.read(compiled)
-    waivers = [f"{name}: {_waived(expect)}" for name, expect in form.waivers]
-    waivers += [
-        f"{one.requirement}, not enforced here: {_waived(one.waived)}"
-        for one in form.residuals
-        if one.target == target
-    ]
     return PolicyView(
         name=form.policy,
         target=target,
@@ -137,9 +132,20 @@ def policy(
         accepted=accepted,
         evaluated=evaluated,
         keys=tuple(rule.key for rule in form.keys),
-        waivers=tuple(waivers),
+        waivers=waivers(form, target),
         not_after=form.not_after,
     )
+
+
+def waivers(form: NormalForm, target: str) -> tuple[str, ...]:
+    """Return what a policy waives for everybody and for ``target``: what, by whom, until when."""
+    everywhere = tuple(f"{name}: {_waived(expect)}" for name, expect in form.waivers)
+    here = tuple(
+        f"{one.requirement}, not enforced here: {_waived(one.waived)}"
+        for one in form.residuals
+        if one.target == target
+    )
+    return everywhere + here
 
 
 def decision(found: Explanation, title: str = "", changed: Iterable[str] = ()) -> DecisionView:
@@ -260,14 +266,19 @@ def _sbom(folder: ReleaseFolder, covered: Iterable[Coverage]) -> SbomView:
     document, totals = _bom(folder), tuple(covered)
     return SbomView(
         spec_version=document["specVersion"],
-        components=tuple(
-            _component(part)
-            for part in document.get("components") or []
-            if not str(part.get("bom-ref")).startswith("product:")
-        ),
+        components=components(document),
         statement=folder.digest("statements/sbom.json"),
         unexplained_files=sum(one.unexplained_files for one in totals),
         unexplained_bytes=sum(one.unexplained_bytes for one in totals),
+    )
+
+
+def components(document: cyclonedx.Document) -> tuple[ComponentView, ...]:
+    """Return the components of an SBOM that was checked, without the products they are in."""
+    return tuple(
+        _component(part)
+        for part in document.get("components") or []
+        if not str(part.get("bom-ref")).startswith("product:")
     )
 
 
@@ -294,7 +305,8 @@ def _component(part: cyclonedx.Document) -> ComponentView:
     )
 
 
-def _measurement(one: Measurement) -> MeasurementView:
+def measurement(one: Measurement) -> MeasurementView:
+    """Return one release tuple with what each register stands for."""
     values = [
         RegisterView(name=registers.label(name), meaning=registers.meaning(name), value=value)
         for name, value in one.values
@@ -320,7 +332,8 @@ def _measurement(one: Measurement) -> MeasurementView:
     )
 
 
-def _signatures(verified: VerifiedRelease | None) -> tuple[SignatureView, ...]:
+def signatures(verified: VerifiedRelease | None) -> tuple[SignatureView, ...]:
+    """Return who signed which statement; nothing of a release that was not verified."""
     if verified is None:
         return ()
     return tuple(
@@ -335,7 +348,8 @@ def _signatures(verified: VerifiedRelease | None) -> tuple[SignatureView, ...]:
     )
 
 
-def _rebuilds(quorum: Quorum) -> tuple[RebuildView, ...]:
+def rebuilds(quorum: Quorum) -> tuple[RebuildView, ...]:
+    """Return the rebuilds of a release, and why some do not count."""
     counted = [
         RebuildView(builder_id=one.builder_id, organisation=one.organisation, counts=True, note="")
         for one in quorum.counted

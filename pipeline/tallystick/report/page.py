@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterable, Iterator
-from functools import cache
-from importlib import resources
+from collections.abc import Iterator
 
+from tallystick.report import cards, shell
 from tallystick.report import widgets as w
-from tallystick.report.html import Element, document, el
-from tallystick.report.records import (
-    ChainReport,
-    DecisionView,
-    LogView,
-    PolicyView,
-    PromotionView,
-    ReleaseView,
-)
+from tallystick.report.html import Element, el
+from tallystick.report.records import ChainReport, PolicyView, PromotionView, ReleaseView
 from tallystick.report.sections import NOT_GIVEN, STAGES, empty, release_sections, section
-
-_NOTCHES = (70, 130, 150, 170, 290, 380, 400, 520, 600, 620, 640, 760, 850)
 
 
 def render(report: ChainReport) -> bytes:
@@ -39,49 +27,7 @@ def render(report: ChainReport) -> bytes:
         el("main", _chain(report, first), _releases(report), *_beyond(report)),
         _footer(report),
     )
-    return document(el("html", _head(f"{first.name} {first.version}: the chain"), body, lang="en"))
-
-
-@cache
-def _style() -> str:
-    return resources.files("tallystick.report").joinpath("page.css").read_text("utf-8")
-
-
-def _head(title: str) -> Element:
-    style = _style()
-    hashed = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{hashed}'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    return el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("meta", name="referrer", content="no-referrer"),
-        el("title", title),
-        el("link", rel="icon", href="data:,"),
-        el("style", style),
-    )
-
-
-def _stick() -> Element:
-    """A split tally stick: the same notches in both halves."""
-    above = "".join(f"L{x + 6} 27 L{x} 17 L{x - 6} 27 " for x in reversed(_NOTCHES))
-    below = "".join(f"L{x - 6} 33 L{x} 43 L{x + 6} 33 " for x in _NOTCHES)
-    stock = f"M4 0 H996 Q1000 0 1000 6 V27 {above}L0 27 V6 Q0 0 4 0 Z"
-    foil = f"M0 33 {below}L1000 33 V54 Q1000 60 996 60 H4 Q0 60 0 54 Z"
-    return el(
-        "svg",
-        el("path", d=stock, class_="stock"),
-        el("path", d=foil, class_="foil"),
-        viewBox="0 0 1000 60",
-        preserveAspectRatio="none",
-        aria_hidden="true",
-        focusable="false",
-        class_="stick",
-    )
+    return shell.page(f"{first.name} {first.version}: the chain", body)
 
 
 def _header(report: ChainReport, first: ReleaseView) -> Element:
@@ -98,7 +44,7 @@ def _header(report: ChainReport, first: ReleaseView) -> Element:
     ]
     return el(
         "header",
-        _stick(),
+        shell.stick(),
         el("p", "Tallystick · from source to key release", class_="eyebrow"),
         el("h1", f"{first.name} {first.version}"),
         el(
@@ -167,12 +113,6 @@ def _said(report: ChainReport, first: ReleaseView) -> dict[str, tuple[str, Eleme
     }  # fmt: skip
 
 
-def _proved(policy: PolicyView) -> str:
-    if policy.released is None:
-        return "not proved for this page"
-    return f"released {policy.released} · accepted {policy.accepted}"
-
-
 def _derivation(release: ReleaseView) -> Element:
     """Return the digest of the derivation that made the first product."""
     made = release.products[0].drv.rpartition("/")[2] if release.products else ""
@@ -180,7 +120,7 @@ def _derivation(release: ReleaseView) -> Element:
 
 
 def _policies_said(policies: tuple[PolicyView, ...]) -> tuple[str, Element]:
-    said = "; ".join(f"{one.target}: {_proved(one)}" for one in policies)
+    said = "; ".join(f"{one.target}: {cards.proved(one)}" for one in policies)
     return said or NOT_GIVEN, w.short(policies[0].digest if policies else None)
 
 
@@ -203,118 +143,29 @@ def _beyond(report: ChainReport) -> Iterator[Element]:
         "",
         "Promotion",
         "People put a release into a channel; no person alone can.",
-        [part for one in report.promotions for part in _promotion(one)] or empty(NOT_GIVEN),
+        [part for one in report.promotions for part in cards.promotion(one)] or empty(NOT_GIVEN),
     )
     yield section(
         "policies",
         "",
         "Compiled policies",
         "What the key brokers enforce: the released tuples and nothing else, as evaluating them shows.",
-        [part for one in report.policies for part in _policy(one)] or empty(NOT_GIVEN),
+        [part for one in report.policies for part in cards.policy(one)] or empty(NOT_GIVEN),
     )
     yield section(
         "decisions",
         "",
         "Key release",
         "Every request that was made of the broker, and every attempt to get around it.",
-        [_decision(one) for one in report.decisions] or empty(NOT_GIVEN),
+        [cards.decision(one) for one in report.decisions] or empty(NOT_GIVEN),
     )
     yield section(
         "log",
         "",
         "Transparency log",
         "A record is durable in the log before a key leaves.",
-        [part for one in report.logs for part in _log(one)] or empty(NOT_GIVEN),
+        [part for one in report.logs for part in cards.log(one)] or empty(NOT_GIVEN),
     )
-
-
-def _promotion(promotion: PromotionView) -> Iterator[Element]:
-    people = len({promotion.author, *promotion.approvers})
-    yield el("h3", f"Channel {promotion.channel}, version {promotion.version}")
-    yield w.facts(
-        (
-            ("Release", w.digest(promotion.release)),
-            ("Proposed by", promotion.author),
-            ("Approved by", ", ".join(promotion.approvers) or "nobody"),
-            (
-                "Needed",
-                f"{w.count(promotion.threshold, 'approval')} besides the author; {people} people in all",
-            ),
-            ("Verdict (VSA)", w.digest(promotion.verdict)),
-            *((("Valid until", w.when(promotion.expires)),) if promotion.expires else ()),
-        )
-    )
-    if promotion.gates:
-        rows = [
-            (gate.name, w.badge("passed", "good") if gate.passed else w.badge("failed", "bad"), gate.detail)
-            for gate in promotion.gates
-        ]
-        yield w.table("Gates of the promotion", ("Gate", "Outcome", "What it found"), rows)
-
-
-def _policy(policy: PolicyView) -> Iterator[Element]:
-    kind = "plain" if policy.released is None else "good" if policy.released == policy.accepted else "bad"
-    yield el("h3", f"{policy.name}, for {policy.target}")
-    yield el(
-        "p",
-        w.badge(_proved(policy), kind),
-        f" {w.count(policy.evaluated, 'piece')} of evidence evaluated" if policy.evaluated else None,
-    )
-    yield w.facts(
-        (
-            ("Policy file", w.digest(policy.digest)),
-            ("Channel", policy.channel),
-            *(("Release", w.digest(release)) for release in policy.releases),
-            *((("Keys", _lines([w.code(key) for key in policy.keys])),) if policy.keys else ()),
-            *((("Waivers", _lines(policy.waivers)),) if policy.waivers else ()),
-            *((("Permits nothing after", w.when(policy.not_after)),) if policy.not_after else ()),
-        )
-    )
-
-
-def _lines(items: Iterable[Element | str]) -> Element:
-    return el("ul", [el("li", item) for item in items])
-
-
-def _decision(decision: DecisionView) -> Element:
-    outcome = w.badge("Key released", "good") if decision.allowed else w.badge("Refused", "bad")
-    matched = "Matched release" if decision.allowed else "Nearest release"
-    pairs = [
-        ("Key", w.code(decision.key) if decision.key else None),
-        (matched, w.digest(decision.release) if decision.release else None),
-        ("Policy", w.digest(decision.policy) if decision.policy else None),
-        ("When", w.when(decision.at)),
-        ("In the log", f"leaf {decision.log_index}" if decision.log_index is not None else None),
-        ("Decision", w.code(decision.decision) if decision.decision else None),
-    ]
-    return el(
-        "div",
-        el("h3", outcome, decision.title[:1].upper() + decision.title[1:]),
-        w.findings("Which check failed", decision.findings) if decision.findings else None,
-        *_changed(decision),
-        w.facts((name, value) for name, value in pairs if value is not None),
-        class_=f"decision {'yes' if decision.allowed else 'no'}",
-    )
-
-
-def _changed(decision: DecisionView) -> Iterator[Element]:
-    if decision.changed:
-        yield el("p", el("b", "What changed in the image"))
-        yield _lines(decision.changed)
-
-
-def _log(log: LogView) -> Iterator[Element]:
-    yield el("h3", log.name[:1].upper() + log.name[1:])
-    pairs: list[tuple[str, Element | str]] = [
-        ("Origin", w.code(log.origin)),
-        ("Entries", f"{log.size:,}"),
-        ("Root", w.code(log.root)),
-    ]
-    if log.verifier:
-        pairs.append(("Verifier", w.code(log.verifier)))
-    yield w.facts(pairs)
-    if log.checkpoint:
-        yield w.more("The signed checkpoint", el("pre", log.checkpoint))
 
 
 def _footer(report: ChainReport) -> Element:

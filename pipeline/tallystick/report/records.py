@@ -192,8 +192,11 @@ class DecisionView:
     policy: Digest | None = None
     findings: tuple[Finding, ...] = ()  # every reason; empty when allowed
     changed: tuple[str, ...] = ()  # components that differ from the nearest release
+    flips: tuple[str, ...] = ()  # changes that together would have made it a yes, as the evaluator said
+    steps: tuple[str, ...] = ()  # what the operator can do about it
     log_index: int | None = None
     decision: str = ""  # its identifier in the log
+    proof: str = ""  # JSON: its leaf, and the audit path to the checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

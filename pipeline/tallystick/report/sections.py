@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tallystick.report import tables
 from tallystick.report import widgets as w
 from tallystick.report.html import Element, el
-from tallystick.report.records import MeasurementView, ReleaseView
+from tallystick.report.records import ReleaseView
 
 STAGES = (  # anchor, name; the order is the chain's
     ("source", "Source"),
@@ -131,19 +132,6 @@ def _image(release: ReleaseView, suffix: str) -> Element:
 
 def _sbom(release: ReleaseView, suffix: str) -> Element:
     sbom = release.sbom
-    rows = [
-        (
-            one.name,
-            one.version,
-            one.kind,
-            one.licence or "not stated",
-            f"{one.files:,}" if one.files else "",
-            ", ".join(one.products),
-            w.code(one.digest),
-        )
-        for one in sbom.components
-    ]
-    columns = ("Component", "Version", "Kind", "Licence", "Files", "In", "Hash")
     explained = sbom.unexplained_files == 0
     return section(
         "sbom",
@@ -157,13 +145,7 @@ def _sbom(release: ReleaseView, suffix: str) -> Element:
             else w.badge(f"{w.count(sbom.unexplained_files, 'unexplained file')}", "bad"),
         ),
         w.facts((("Statement", w.digest(sbom.statement)),)),
-        w.table(
-            f"{w.count(len(rows), 'component')}; the hash is the SHA-256 of the package or file, "
-            "or of the Nix archive of a source tree",
-            columns,
-            rows,
-            numbers="Files",
-        ),
+        tables.components(sbom.components),
     )
 
 
@@ -192,68 +174,28 @@ def _measurements(release: ReleaseView, suffix: str) -> Element:
         "Measurements",
         "What a machine that runs this image must report, predicted from the files alone.",
         w.facts((("Statement", w.digest(release.measurements_statement)),)),
-        [part for one in release.measurements for part in _tuple(one)],
+        [part for one in release.measurements for part in tables.release_tuple(one)],
     )
-
-
-def _tuple(measurement: MeasurementView) -> Iterator[Element]:
-    shape = ", ".join(f"{name} {value}" for name, value in measurement.shape)
-    rows = [
-        (
-            one.name,
-            one.meaning,
-            w.code(one.value) if one.value else el("span", f"waived: {one.waived}", class_="plain"),
-        )
-        for one in measurement.registers
-    ]
-    yield el("h3", f"{measurement.platform}: {shape}")
-    yield w.facts(
-        (
-            ("Evidence", w.code(measurement.evidence_kind)),
-            ("Image", w.digest(measurement.image)),
-            ("Firmware", w.digest(measurement.firmware)),
-        )
-    )
-    yield w.table("Registers of this release tuple", ("Register", "What it stands for", "Value"), rows)
 
 
 def _signatures(release: ReleaseView, suffix: str) -> Element:
-    rows = [
-        (one.statement, w.code(one.signer), w.code(one.issuer), w.when(one.signed_at), w.digest(one.bundle))
-        for one in release.signatures
-    ]
-    columns = ("Statement", "Signer", "Vouched for by", "Signed at", "Bundle")
     return section(
         "signatures",
         suffix,
         "Signatures",
         "Sigstore bundles, verified offline against the pinned trust file.",
         w.facts((("Release digest", w.digest(release.digest)),)),
-        w.table("Signed statements", columns, rows) if rows else empty("not verified for this page"),
+        tables.signatures(release.signatures) if release.signatures else empty("not verified for this page"),
     )
 
 
 def _rebuild(release: ReleaseView, suffix: str) -> Element:
-    counted = sum(one.counts for one in release.rebuilds)
-    rows = [
-        (
-            w.code(one.builder_id),
-            one.organisation,
-            w.badge("same bytes, counts", "good")
-            if one.counts
-            else w.badge(one.note or "does not count", "plain"),
-        )
-        for one in release.rebuilds
-    ]
-    met = release.rebuilds_needed > 0 and counted >= release.rebuilds_needed
-    said = f"{counted} of {w.count(release.rebuilds_needed, 'independent rebuild')} needed"
     return section(
         "rebuild",
         suffix,
         "Rebuild",
         "Somebody else built it again from the same inputs and got the same bytes.",
-        el("p", w.badge(said, "good" if met else "bad")) if rows else empty(NOT_GIVEN),
-        w.table("Rebuilders", ("Builder", "Organisation", "Outcome"), rows) if rows else None,
+        tables.rebuilds(release.rebuilds, release.rebuilds_needed) if release.rebuilds else empty(NOT_GIVEN),
         w.facts(("Link", [w.code(name), " ", w.digest(digest)]) for name, digest in release.links)
         if release.links
         else None,
