@@ -10,6 +10,7 @@ import pytest
 from release import world as worlds
 from sbom import builds
 
+from tallystick.cli import clock
 from tallystick.cli.app import _run
 from tallystick.core.files import write_file
 from tallystick.release import gates, index, keys
@@ -343,6 +344,49 @@ def test_revoking_by_component_and_vulnerability_shows_counts_first(place, tally
     counts = done["affected"]
     assert (counts["components"], counts["releases"], counts["measurements"]) == (1, 1, 1)
     assert tally("channel", "show", "staging")["releases"] == []
+
+
+def test_vulnerabilities_lead_to_images_measurements_and_policies(place, tally):
+    release, osv, vex = place / "release", place / "osv.json", place / "vex.json"
+    affected = [{"package": {"ecosystem": "Debian:12", "name": "libc6"}}]
+    osv.write_text(json.dumps({"id": "CVE-2026-9", "affected": affected}))
+    unsigned = tally("vulns", release, "--osv", osv, code=5)
+    assert unsigned["error"]["code"] == "release.vulnerabilities.unsigned"
+    tally("sign", osv, "--as", "alice")
+    said = tally("vulns", release, "--osv", osv)
+    (row,) = said["vulnerabilities"]
+    assert (said["open"], row["component"], row["status"]) == (1, builds.LIBC.ref, "affected")
+    assert row["images"] == ["products/initramfs.cpio.xz", "products/uki.efi"]
+    assert (row["measurements"], row["platforms"], row["policies"]) == (1, ["qemu-vtpm"], None)
+    document = {
+        "@context": "https://openvex.dev/ns/v0.2.0",
+        "timestamp": "2026-11-01T00:00:00Z",
+        "statements": [
+            {
+                "vulnerability": {"name": "CVE-2026-9"},
+                "products": [{"@id": builds.LIBC.purl}],
+                "status": "not_affected",
+            }
+        ],
+    }
+    vex.write_text(json.dumps(document))
+    tally("sign", vex, "--as", "bob")
+    tally("promote", release, "--channel", "staging", "--as", "alice")
+    settled = tally("vulns", release, "--osv", osv, "--vex", vex, "--channel", "staging")
+    assert (settled["open"], settled["vulnerabilities"][0]["policies"]) == (0, [])
+    later = clock.now() + timedelta(days=8)
+    old = tally("vulns", release, "--osv", osv, "--at", later.isoformat(), code=6)
+    assert old["error"]["code"] == "release.vulnerabilities.age"
+
+
+def test_vulns_with_nothing_or_garbage_says_what_it_wants(place, tally):
+    assert tally("vulns", place / "release", code=2)["error"]["code"] == "vulns.what"
+    assert tally("vulns", place, "--osv", place / "none", code=2)["error"]["code"] == "file.missing"
+    garbage = place / "garbage.json"
+    for content, code in ((b"\xff", 3), (b"{", 3), (b'{"a": 1, "a": 2}', 3), (b"{}", 4), (b"[" * 9999, 3)):
+        garbage.write_bytes(content)
+        tally("sign", garbage, "--as", "alice", "--replace")
+        tally("vulns", place / "release", "--osv", garbage, code=code)
 
 
 def test_the_online_key_is_exchanged_on_the_command_line(place, tally):

@@ -1,6 +1,6 @@
-"""Debian's package index, as far as a lock needs it: stanzas, version order, and the first dependency of a package.
+"""Debian's package index, as far as a lock needs it: stanzas, and the first dependency of a package.
 
-Source: Debian policy manual, chapters 5 (control files) and 5.6.12 (version comparison).
+Source: Debian policy manual, chapter 5 (control files).
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from tallystick.build.lock import Seed
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed
+from tallystick.formats import versions
 
 _FIELD = re.compile(r"^([A-Za-z0-9-]+): (.*)$", re.MULTILINE)
 _CHECKSUM = re.compile(r"^ ([0-9a-f]{64}) ([0-9]+) (\S+)$", re.MULTILINE)
-_PART = re.compile(r"([^0-9]*)([0-9]*)")
 _NOT_IN_STORE_NAMES = re.compile(r"[^0-9A-Za-z+._?=-]")
 
 
@@ -76,7 +75,7 @@ def newest(found: list[Package]) -> Package:
     """Return the package with the highest version."""
     best = found[0]
     for package in found[1:]:
-        if compare(package.version, best.version) > 0:
+        if versions.debian(package.version, best.version) > 0:
             best = package
     return best
 
@@ -99,40 +98,6 @@ def seed(package: Package, *, suite: str, licence: str) -> Seed:
         purl=purl.to_string(),
         licence=licence,
     )
-
-
-def compare(first: str, second: str) -> int:
-    """Return a number below, equal to or above zero as ``first`` is older than, as old as or newer than ``second``."""
-    a, b = _split(first), _split(second)
-    if a[0] != b[0]:
-        return a[0] - b[0]
-    return _compare_part(a[1], b[1]) or _compare_part(a[2], b[2])
-
-
-def _split(version: str) -> tuple[int, str, str]:
-    epoch, colon, rest = version.partition(":")
-    if not colon:
-        epoch, rest = "0", version
-    upstream, dash, revision = rest.rpartition("-")
-    return int(epoch) if epoch.isdecimal() else 0, upstream if dash else rest, revision if dash else "0"
-
-
-def _compare_part(first: str, second: str) -> int:
-    pairs = zip_longest(_PART.findall(first), _PART.findall(second), fillvalue=("", ""))
-    for (text_a, number_a), (text_b, number_b) in pairs:
-        for x, y in zip_longest(map(_weight, text_a), map(_weight, text_b), fillvalue=0):
-            if x != y:
-                return x - y
-        if difference := int(number_a or 0) - int(number_b or 0):
-            return difference
-    return 0
-
-
-def _weight(letter: str) -> int:
-    """A tilde sorts before everything, even the end; letters sort before other signs."""
-    if letter == "~":
-        return -1
-    return ord(letter) if letter.isalpha() else ord(letter) + 256
 
 
 def _package(fields: dict[str, str], what: str) -> Package:

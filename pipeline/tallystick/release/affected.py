@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from tallystick.build.records import Component
-from tallystick.release import vulnerabilities
-from tallystick.release.records import VerifiedChannel, VerifiedRelease
+from tallystick.core.digests import Digest
+from tallystick.formats import cyclonedx, intoto
+from tallystick.measure.records import Measurement
+from tallystick.release import inventory, vulnerabilities
+from tallystick.release.inventory import Inventory, Part
+from tallystick.release.records import Index, VerifiedChannel, VerifiedRelease
 from tallystick.release.vulnerabilities import Feed
+from tallystick.sbom.parts import firmware_name, firmware_ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,27 +20,35 @@ class Reached:
     """One release that a revocation would take out, and everything that hangs on it."""
 
     release: VerifiedRelease
-    components: tuple[Component, ...]  # why: those that were asked for; none when the release itself was
-    images: tuple[str, ...]  # product files with such a component
-    measurements: int  # release tuples
+    components: tuple[Part, ...]  # why: those that were asked for; none when the release itself was
+    images: tuple[str, ...]  # product and firmware files with such a component, nested or not
+    measurements: int  # release tuples of these images or firmware
     policies: tuple[str, ...]  # live policies that name the release or one of its measured values
 
 
-Chosen = Callable[[VerifiedRelease], tuple[Component, ...]]
+Chosen = Callable[[VerifiedRelease], tuple[Part, ...]]
+
+
+def inventory_of(release: VerifiedRelease) -> Inventory:
+    """Return what is in ``release``, from its signed SBOM."""
+    document = intoto.parse(release.statement("sbom").payload).predicate
+    return inventory.of_release(release.contents, cyclonedx.checked(document))
 
 
 def by_component(purl: str) -> Chosen:
-    """Return what picks the components that ``purl`` names; without a version, every one."""
-    return lambda release: _components(release, lambda one: vulnerabilities.named(purl, one))
+    """Return what picks the parts that ``purl`` names; without a version, every one."""
+    return lambda release: tuple(
+        one for one in inventory_of(release).parts if vulnerabilities.named(purl, one)
+    )
 
 
-def by_vulnerability(feed: Feed, name: str) -> Chosen:
-    """Return what picks the components for which the vulnerability ``name`` is open."""
+def by_vulnerability(feed: Feed, name: str | None) -> Chosen:
+    """Return what picks the parts for which the vulnerability ``name``, or any, is open."""
 
-    def chosen(release: VerifiedRelease) -> tuple[Component, ...]:
-        hits = vulnerabilities.hits(feed, release.contents, name)
-        still = [hit for hit in hits if tuple(vulnerabilities.open_findings([hit]))]
-        return tuple(sorted({hit.component for hit in still}, key=lambda one: one.ref))
+    def chosen(release: VerifiedRelease) -> tuple[Part, ...]:
+        hits = vulnerabilities.hits(feed, inventory_of(release), name)
+        still = [hit for hit in hits if hit.status not in vulnerabilities.OK]
+        return tuple(sorted({hit.part for hit in still}, key=lambda one: one.ref))
 
     return chosen
 
@@ -52,32 +64,40 @@ def reached(channel: VerifiedChannel, chosen: Chosen) -> tuple[Reached, ...]:
 
 
 def of_release(
-    channel: VerifiedChannel, release: VerifiedRelease, components: tuple[Component, ...] = ()
+    channel: VerifiedChannel, release: VerifiedRelease, components: tuple[Part, ...] = ()
 ) -> Reached:
     """Return what hangs on ``release``; with ``components``, on the images that have one of them."""
-    refs = {one.ref for one in components}
-    names = dict(release.index.products)
-    holding = {
-        names[listed.product]
-        for listed in release.contents
-        if not components or refs & {one.ref for one in listed.components}
-    }
+    files = images(release.index, components)
+    measured = measurements(release.index, release.measurements, files)
     return Reached(
         release=release,
         components=components,
-        images=tuple(sorted(holding)),
-        measurements=len(release.measurements),
-        policies=tuple(sorted(_policies(channel.policies, release))),
+        images=files,
+        measurements=len(measured),
+        policies=policies(channel.policies, release.digest, measured),
     )
 
 
-def _components(release: VerifiedRelease, wanted: Callable[[Component], bool]) -> tuple[Component, ...]:
-    found = {one.ref: one for listed in release.contents for one in listed.components if wanted(one)}
-    return tuple(found[ref] for ref in sorted(found))
+def images(index: Index, components: tuple[Part, ...]) -> tuple[str, ...]:
+    """Return the files of a release that hold one of ``components``; without any, all its products. Sorted."""
+    if not components:
+        return tuple(sorted(path for _, path in index.products))
+    names = {name for one in components for name in one.products}
+    found = {path for name, path in index.products if name in names}
+    found |= {e.path for e in index.under("firmware/") if firmware_ref(firmware_name(e.path)) in names}
+    return tuple(sorted(found))
 
 
-def _policies(policies: Mapping[str, bytes], release: VerifiedRelease) -> Iterable[str]:
-    """Give the names of the policies in whose files the release's digest, or one of its measured values, stands."""
-    marks = [release.digest.hex.encode()]
-    marks += [value.encode() for one in release.measurements for _, value in one.values]
-    return {path.split("/")[0] for path, data in policies.items() if any(mark in data for mark in marks)}
+def measurements(
+    index: Index, released: Iterable[Measurement], files: Iterable[str]
+) -> tuple[Measurement, ...]:
+    """Return the release tuples that measure one of ``files``, as their image or as their firmware."""
+    digests = {entry.digest for path in files if (entry := index.file(path)) is not None}
+    return tuple(one for one in released if {one.image, one.firmware} & digests)
+
+
+def policies(live: Mapping[str, bytes], release: Digest, measured: Iterable[Measurement]) -> tuple[str, ...]:
+    """Return the policies in whose files the release's digest, or one of the measured values, stands; sorted."""
+    marks = [release.hex.encode()]
+    marks += [value.encode() for one in measured for _, value in one.values]
+    return tuple(sorted({p.split("/")[0] for p, data in live.items() if any(mark in data for mark in marks)}))

@@ -21,8 +21,19 @@ from tallystick.formats import intoto
 from tallystick.formats.cyclonedx import Document
 from tallystick.measure.records import Measurement
 from tallystick.provenance import check as provenance_check
-from tallystick.release import custody, layout, names, quorum, roles, source, verify, vulnerabilities
+from tallystick.release import (
+    custody,
+    inventory,
+    layout,
+    names,
+    quorum,
+    roles,
+    source,
+    verify,
+    vulnerabilities,
+)
 from tallystick.release import index as indexes
+from tallystick.release.inventory import Inventory
 from tallystick.release.records import Gate, Index, Person, Quorum, Rules, Settings, VerifiedRelease
 from tallystick.release.verify import Parts
 from tallystick.sbom import check as sbom_check
@@ -115,9 +126,9 @@ def run(
     step("slsa", lambda: _slsa(_some(signed), asked.settings.rules), signed)
     step("source", lambda: _source(_some(opened), _some(signed), asked), opened, signed)
     described = step("sbom", lambda: _sbom(asked.folder, _some(opened), _some(signed)), opened, signed)
-    step("sbom-rules", lambda: _sbom_rules(_some(described).contents, asked.settings.rules), described)
+    step("sbom-rules", lambda: _sbom_rules(_some(described), asked.settings.rules), described)
     step("contents", lambda: _contents(asked.folder, _some(opened).index, _some(described)), described)
-    step("vulnerabilities", lambda: _vulnerabilities(_some(described).contents, asked), described)
+    step("vulnerabilities", lambda: _vulnerabilities(_some(described), asked), described)
     measured = step(
         "measurements", lambda: _measurements(_some(opened), _some(signed), asked), opened, signed
     )
@@ -194,6 +205,11 @@ class _Described:
     contents: tuple[Contents, ...]
     document: Document  # the SBOM
     known: Known
+
+    @property
+    def inventory(self) -> Inventory:
+        """What an advisory, or a rule of the channel, can be about."""
+        return inventory.of_release(self.contents, self.document)
 
 
 def _index(folder: Path, trust: Trust, now: datetime, verifier: Verifier) -> tuple[_Opened, str]:
@@ -298,12 +314,13 @@ def _source_vsa(opened: _Opened, signed: _Signed, asked: Asked) -> VerifiedState
     return source.verify(data, signed.statements["provenance"], asked.trust, asked.now, verifier)
 
 
-def _sbom_rules(lists: tuple[Contents, ...], rules: Rules) -> tuple[bool, str]:
+def _sbom_rules(described: _Described, rules: Rules) -> tuple[bool, str]:
     """No component and no licence that the channel denies."""
-    components = {one.ref: one for listed in lists for one in listed.components}
+    components = {one.ref: one for listed in described.contents for one in listed.components}
+    inside = described.inventory.parts
     findings = [
         Finding("release.sbom.denied", f"{one.name} {one.version}", want=f"not {purl}", got=one.purl)
-        for one in components.values()
+        for one in inside
         for purl in rules.denied_components
         if vulnerabilities.named(purl, one)
     ]
@@ -316,10 +333,10 @@ def _sbom_rules(lists: tuple[Contents, ...], rules: Rules) -> tuple[bool, str]:
     if findings:
         raise Refused("the channel denies what is in this release", findings=findings)
     denied = len(rules.denied_components) + len(rules.denied_licences)
-    return True, f"{len(components)} components, {denied} denied by the channel, none of them here"
+    return True, f"{len(inside)} components, {denied} denied by the channel, none of them here"
 
 
-def _vulnerabilities(lists: tuple[Contents, ...], asked: Asked) -> tuple[bool, str]:
+def _vulnerabilities(described: _Described, asked: Asked) -> tuple[bool, str]:
     days = asked.settings.rules.vulnerabilities_days
     if not asked.advisories:
         if days is None:
@@ -329,7 +346,7 @@ def _vulnerabilities(lists: tuple[Contents, ...], asked: Asked) -> tuple[bool, s
         raise Refused("the channel asks for advisories", findings=[finding])
     max_age = None if days is None else timedelta(days=days)
     feed = vulnerabilities.read(asked.advisories, asked.trust, asked.now, max_age)
-    found = vulnerabilities.hits(feed, lists)
+    found = vulnerabilities.hits(feed, described.inventory)
     findings = tuple(vulnerabilities.open_findings(found))
     if findings:
         raise Refused("a component has a known vulnerability", findings=findings)

@@ -4,30 +4,51 @@ An advisory (OSV) that names a component stops a promotion, unless a signed VEX 
 that it is not affected or fixed. Absence says nothing:
 a channel that asks for advisories takes no release without them.
 
-Source: docs/decisions/0065-channel-rules.md.
+Source: docs/decisions/0065-channel-rules.md, 0151-which-vulnerabilities-count.md.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote
 
-from tallystick.build.records import Component, Contents
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.formats import advisories
 from tallystick.formats.advisories import Advisory, Document, Verdict
+from tallystick.release.inventory import Inventory, Part
 from tallystick.signing.artifact import Artifact
 from tallystick.signing.records import Identity, Trust
 from tallystick.signing.verify import Verifier
 
 BUNDLE_SUFFIX = ".sigstore.json"  # beside the file, as `cosign sign-blob` and `tally sign FILE` write it
-_OK = ("not_affected", "fixed")
+OK = ("not_affected", "fixed")
 _MAX_BYTES = 256 << 20
+_PURLS = {  # OSV ecosystem -> how purls of its packages begin
+    "Debian": "pkg:deb/debian/",
+    "PyPI": "pkg:pypi/",
+    "Go": "pkg:golang/",
+    "crates.io": "pkg:cargo/",
+    "npm": "pkg:npm/",
+}
+_SUITES = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}  # debian.org/releases
+
+
+class Named(Protocol):
+    """What a purl can name."""
+
+    @property
+    def purl(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +63,10 @@ class Feed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A component that a vulnerability is known for."""
+    """A part of a release that a vulnerability is known for."""
 
     vulnerability: str
-    component: Component
-    products: tuple[str, ...]
+    part: Part
     status: str  # "affected", or what a VEX statement says
 
 
@@ -56,7 +76,7 @@ def read(files: Iterable[Path], trust: Trust, now: datetime, max_age: timedelta 
     Raises:
         NotGenuine: not signed, or by somebody else.
         Refused: too old (``release.vulnerabilities.age``).
-        Malformed, Unsupported: neither OSV nor OpenVEX.
+        Malformed, Unsupported: neither OSV nor VEX.
     """
     verifier, documents, times, signers = Verifier(trust.sigstore_root), [], [], set()
     for path in files:
@@ -75,73 +95,98 @@ def read(files: Iterable[Path], trust: Trust, now: datetime, max_age: timedelta 
     return _feed(documents, times, signers)
 
 
-def hits(feed: Feed, contents: Sequence[Contents], only: str | None = None) -> tuple[Hit, ...]:
-    """Return every component of the products that is affected, sorted.
+def hits(feed: Feed, inventory: Inventory, only: str | None = None) -> tuple[Hit, ...]:
+    """Return every part of a release that is affected, sorted.
 
     Args:
         only: the one vulnerability that is asked about, by id or alias.
     """
-    where: dict[str, tuple[Component, set[str]]] = {}
-    for listed in contents:
-        for component in listed.components:
-            where.setdefault(component.ref, (component, set()))[1].add(listed.product)
     found: dict[tuple[str, str], Hit] = {}
-    for component, products in where.values():
-        for name, status in _known(feed, component, only):
-            found[name, component.ref] = Hit(
-                vulnerability=name, component=component, products=tuple(sorted(products)), status=status
-            )
+    for part in inventory.parts:
+        for name, status in _known(feed, part, inventory.names, only):
+            found[name, part.ref] = Hit(vulnerability=name, part=part, status=status)
     return tuple(found[key] for key in sorted(found))
 
 
 def open_findings(found: Iterable[Hit]) -> Iterator[Finding]:
     """Yield a finding for each hit that no VEX statement settles."""
     for hit in found:
-        if hit.status not in _OK:
-            where = f"{hit.component.name} {hit.component.version} in {', '.join(hit.products)}"
+        if hit.status not in OK:
+            where = f"{hit.part.name} {hit.part.version} in {', '.join(hit.part.products)}"
             want = "no known vulnerability, or a signed VEX statement that it does not matter here"
             yield Finding(
                 "release.vulnerabilities.known", where, want=want, got=f"{hit.vulnerability}: {hit.status}"
             )
 
 
-def named(purl: str, component: Component) -> bool:
-    """Say whether ``purl`` names ``component``: with a version that version, else every one."""
-    if purl == component.purl:
+def named(purl: str, part: Named) -> bool:
+    """Say whether ``purl`` names ``part``: with a version that version, else every one."""
+    if purl == part.purl:
         return True
-    if advisories.plain_purl(purl) != advisories.plain_purl(component.purl):
+    if not part.purl or advisories.plain_purl(purl) != advisories.plain_purl(part.purl):
         return False
-    version = purl.split("@", 1)[1].split("?")[0] if "@" in purl.removeprefix("pkg:npm/@") else ""
-    return version in ("", component.version)
+    rest = purl.removeprefix("pkg:npm/@")
+    version = unquote(re.split(r"[?#]", rest.split("@", 1)[1])[0]) if "@" in rest else ""
+    return version in ("", part.version)
 
 
-def _known(feed: Feed, component: Component, only: str | None) -> Iterator[tuple[str, str]]:
-    """Give (vulnerability, status) of a component; what VEX says last counts, whatever advisory named it."""
+def _known(feed: Feed, part: Part, whole: tuple[str, ...], only: str | None) -> Iterator[tuple[str, str]]:
+    """Give (vulnerability, status) of a part; what VEX says last counts, whatever advisory named it."""
     for advisory in feed.advisories:
-        if (only is None or advisory.called(only)) and any(
-            _is_of(one, component) and advisories.holds(one, component.version) for one in advisory.affected
-        ):
-            names = (advisory.id, *advisory.aliases)
-            said = [v.status for v in feed.verdicts if set(names) & set(v.names) and _about(v, component)]
-            yield advisory.id, said[-1] if said else "affected"
+        if (only is None or advisory.called(only)) and any(_is_of(one, part) for one in advisory.affected):
+            names = {advisory.id, *advisory.aliases}
+            said = [v for v in feed.verdicts if names & set(v.names) and _about(v, part, whole)]
+            yield advisory.id, max(said, key=lambda v: v.at).status if said else "affected"
     for verdict in feed.verdicts:
-        if (
-            (only is None or only in verdict.names)
-            and verdict.status not in _OK
-            and _about(verdict, component)
-        ):
-            yield verdict.names[0], verdict.status
+        if only is None or only in verdict.names:
+            later = [v for v in feed.verdicts if set(v.names) & set(verdict.names) and _about(v, part, whole)]
+            if later and max(later, key=lambda v: v.at) is verdict and verdict.status not in OK:
+                yield verdict.names[0], verdict.status
 
 
-def _is_of(one: advisories.Affected, component: Component) -> bool:
-    if one.purl:
-        return one.purl == advisories.plain_purl(component.purl)
-    kind = {"Debian": "pkg:deb/debian/", "PyPI": "pkg:pypi/"}.get(one.ecosystem.split(":")[0], "")
-    return bool(kind) and component.purl.startswith(kind) and component.name.lower() == one.name.lower()
+def _is_of(one: advisories.Affected, part: Part) -> bool:
+    """Say whether the record is about ``part`` in its version, or about a source package that it was built from."""
+    ecosystem, _, suite = one.ecosystem.partition(":")
+    kind = _PURLS.get(ecosystem, "")
+    if not kind or not part.purl.startswith(kind):
+        return bool(one.purl) and one.purl == advisories.plain_purl(part.purl) and _in(one, part.version)
+    if ecosystem == "Debian" and not _of_suite(part.purl, suite):
+        return False
+    own = one.purl == advisories.plain_purl(part.purl) if one.purl else _same(ecosystem, one.name, part)
+    name = one.purl.removeprefix(kind) if one.purl else one.name
+    versions = [version for source, version in part.sources if source == name]
+    if own and not any(source == part.name for source, _ in part.sources):
+        versions.append(part.version)
+    return any(_in(one, version) for version in versions)
 
 
-def _about(verdict: Verdict, component: Component) -> bool:
-    return any(named(product, component) for product in verdict.products)
+def _in(one: advisories.Affected, version: str) -> bool:
+    return advisories.holds(one, version)
+
+
+def _same(ecosystem: str, name: str, part: Part) -> bool:
+    if ecosystem == "PyPI":  # PEP 503
+        return re.sub(r"[-_.]+", "-", name).lower() == re.sub(r"[-_.]+", "-", part.name).lower()
+    return name.lower() == part.name.lower()
+
+
+def _of_suite(purl: str, suite: str) -> bool:
+    """A Debian advisory is about one release of Debian; a package that does not say which is of any."""
+    match = re.search(r"[?&]distro=([^&]+)", purl)
+    number = suite.split(":")[0]
+    return match is None or number not in _SUITES or match[1] in (_SUITES[number], f"debian-{number}")
+
+
+def _about(verdict: Verdict, part: Part, whole: tuple[str, ...]) -> bool:
+    """A statement is about a part by purl or BOM-Link, or about the release and so about all of it."""
+    if verdict.within and not any(product in whole for product in verdict.within):
+        return False
+    return any(
+        named(product, part)
+        or unquote(product) == unquote(part.link)
+        or (product in whole and not verdict.within)
+        for product in verdict.products
+    )
 
 
 def _verify(
