@@ -65,7 +65,12 @@ def produce(form: NormalForm, targets: Sequence[Target], now: datetime) -> tuple
     """
     for target in targets:
         express(form, target)
-    return side_by_side(_made, [Job(form=form, target=target, now=now) for target in targets])
+    return make_all([Job(form=form, target=target, now=now) for target in targets])
+
+
+def make_all(jobs: Sequence[Job]) -> tuple[Compiled, ...]:
+    """Return what each job makes, proved; nothing asks here whether the target can express its form."""
+    return _side_by_side(make, jobs)
 
 
 def prove_all(jobs: Sequence[Job]) -> tuple[Proof, ...]:
@@ -74,17 +79,18 @@ def prove_all(jobs: Sequence[Job]) -> tuple[Proof, ...]:
     Raises:
         Unproven: as :func:`prove`.
     """
-    return side_by_side(_proved, jobs)
+    return _side_by_side(_proved, jobs)
 
 
-def side_by_side(work: Callable[[Job], R], jobs: Sequence[Job]) -> tuple[R, ...]:
+def _side_by_side(work: Callable[[Job], R], jobs: Sequence[Job]) -> tuple[R, ...]:
     """Return ``work`` of each job, in processes where they are long enough to be worth it."""
     if sum(len(release.tuples) for job in jobs for release in job.form.releases) < MANY:
         return tuple(map(work, jobs))
     return processes.each(work, jobs, first=lambda job: job.target.name == _SLOWEST)
 
 
-def _made(job: Job) -> Compiled:
+def make(job: Job) -> Compiled:
+    """Return one target's files, proved."""
     emitted = backend(job.target.name).emit(job.form, job.target)
     return Compiled(emitted=emitted, proof=prove(job.form, job.target, emitted, job.now))
 
