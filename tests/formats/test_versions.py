@@ -59,7 +59,8 @@ def test_versions_compare_as_dpkg_compares_them(first, second):
     ],
 )
 def test_each_ecosystem_has_its_own_order(ecosystem, ordered):
-    assert sorted(ordered[::-1], key=lambda one: versions.key(ecosystem, one)) == ordered
+    backwards = ordered[::-1]
+    assert sorted(backwards, key=lambda one: versions.key(ecosystem, one)) == ordered
 
 
 def test_what_differs_only_in_build_metadata_or_zeros_is_as_old():
