@@ -29,6 +29,8 @@ EQUIVALENT = {
     "GuestPolicy": "a flag that is not there is false, as it was",
     "PlatformInfo": "a flag that is not there is false, as it was",
     "AllowedChipIDs": "a list that is not there is empty, as it was",
+    "SeedshareOwnerPubKeys dropped": "a list that is not there is empty, as it was",
+    "ReferenceValues.snp [": "the last Reference Value once more",
     "twice": "the same file under another name is the same policy again",
     "now_ns <= 1811808000000000001": "a nanosecond of the next second, and the end is a whole one",
     "dropped: is_string(device": "regex.match, and the same question beside it, refuse what is no text",
