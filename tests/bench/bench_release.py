@@ -1,4 +1,4 @@
-"""Pairs for ``make bench``: a promotion with every gate, a whole release's verification, against fixed times or parts.
+"""Pairs for ``make bench``: a promotion with every gate, a release verified in process and by command line.
 
 ``pairs(folder)`` gives (what, ours, peer's name, peer's, limit) for :func:`run.pair`. With a ``make demo`` there, its
 release is the one; else a small one of the tests, which says little about a real image.
@@ -6,6 +6,8 @@ release is the one; else a small one of the tests, which says little about a rea
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from release import world as worlds
 
-from tallystick.release import gates, verify
+from tallystick.release import gates, names, verdict, verify
 from tallystick.signing import trust as trust_file
 from tallystick.signing.records import Trust
 from tallystick.signing.verify import Verifier
@@ -42,7 +44,59 @@ def pairs(folder: Path) -> list[Pair]:
         lambda: time.sleep(_PROMOTION_SECONDS),
         "1.0",
     )
-    return [promote, _whole(name, release, trust, now)]
+    return [promote, _whole(name, release, trust, now), _twelve(folder / "twelve")]
+
+
+BARE = """
+import sys
+from pathlib import Path
+from sigstore.models import Bundle, TrustedRoot
+from sigstore.verify import Verifier, policy
+verifier = Verifier(trusted_root=TrustedRoot.from_file(sys.argv[1]))
+for path in sys.argv[2:]:
+    verifier.verify_dsse(Bundle.from_json(Path(path).read_bytes()), policy.UnsafeNoOp())
+"""
+
+
+def _twelve(folder: Path) -> Pair:
+    """Verify a small release with twelve bundles by command line, beside nothing but start-up and their signatures.
+
+    Four statements, the Source VSA, and the verdicts of seven channels.
+    """
+    from release.test_source import vouched, with_commit
+
+    world = worlds.make(folder / "work")
+    release = folder / "release"
+    world.release(release, change=with_commit)
+    channels = tuple((f"channel{number}", world.trust.channels[0][1]) for number in range(7))
+    trust = replace(world.trust, channels=channels)
+    (folder / "trust.json").write_bytes(trust_file.dump(trust))
+    (release / "promotions").mkdir()
+    (release / names.SOURCE_VSA).write_bytes(vouched(world, "bob"))
+    found = verify.verify_release(release, trust, worlds.now())
+    for channel, _ in channels:
+        settings = gates.Settings(name=channel, platforms=("qemu-vtpm",), threshold=2)
+        rules = gates.rules(settings, trust)
+        statement = verdict.make(found, channel, world.identity("alice"), rules, worlds.now())
+        (release / names.promotion_file(channel)).write_bytes(world.sign_one("alice")(statement))
+    bundles = sorted(map(str, release.rglob("*.sigstore.json")))
+    root = str(folder / "work/sigstore/trusted_root.json")
+    ours = [
+        sys.executable,
+        "-m",
+        "tallystick.cli",
+        "verify",
+        str(release),
+        "--trust",
+        str(folder / "trust.json"),
+    ]
+    return (
+        f"`tally verify` of a release with {len(bundles)} bundles",
+        lambda: subprocess.run(ours, check=True, capture_output=True),
+        "starting sigstore-python, and its bundles' signature checks",
+        lambda: subprocess.run([sys.executable, "-c", BARE, root, *bundles], check=True, capture_output=True),
+        "1.3",
+    )
 
 
 def _release(folder: Path) -> tuple[str, Path, Trust]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import statistics
 import subprocess
@@ -28,7 +29,7 @@ def pairs(folder: Path) -> list[Pair]:
     box = Box.make(folder / "box")
     bundle = box.sign()
     (folder / "b.json").write_bytes(bundle)
-    return [_sign(box), _verify(box, bundle), _command(folder, box), _append(folder)]
+    return [_sign(box), _verify(box, bundle), *_commands(folder, box), _append(folder)]
 
 
 def many(work: Callable[[], object]) -> Callable[[], None]:
@@ -69,7 +70,7 @@ def _verify(box: Box, bundle: bytes) -> Pair:
     return (f"verify {_MANY} bundles", many(ours), "sigstore-python called afresh", many(theirs), "0.6")
 
 
-def _command(folder: Path, box: Box) -> Pair:
+def _commands(folder: Path, box: Box) -> list[Pair]:
     trusted = box.workdir / "sigstore"
     ours = ["-m", "tallystick.cli", "verify", folder / "b.json", "--artifact", f"sha256:{SUBJECT.hex}"]
     ours += [
@@ -83,7 +84,22 @@ def _command(folder: Path, box: Box) -> Pair:
     theirs = ["-m", "sigstore", "--trust-config", trusted / "client_trust_config.json", "verify", "identity"]
     theirs += ["--offline", "--bundle", folder / "b.json", "--cert-identity", BUILDER.san]
     theirs += ["--cert-oidc-issuer", BUILDER.issuer, f"sha256:{SUBJECT.hex}"]
-    return ("`tally verify BUNDLE`", _run(ours), "`sigstore verify identity`", _run(theirs), "0.25")
+    what, peer = "`tally verify BUNDLE`", "`sigstore verify identity`"
+    resident = _resident(folder / "socket")
+    return [
+        (f"{what}, with `tally resident`", _run(ours, TALLY_RESIDENT=resident), peer, _run(theirs), "0.25"),
+        (f"{what}, cold", _run(ours), peer, _run(theirs), "1.1"),
+    ]
+
+
+def _resident(path: Path) -> str:
+    """Start a resident that ends with this process, and return its socket."""
+    command = [sys.executable, "-m", "tallystick.cli", "resident", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    atexit.register(process.terminate)
+    if process.stderr is None or not process.stderr.readline().startswith(b"ready"):
+        raise RuntimeError("the resident did not start")
+    return str(path)
 
 
 def _append(folder: Path) -> Pair:
@@ -107,9 +123,9 @@ def _append(folder: Path) -> Pair:
     )
 
 
-def _run(arguments: list[object]) -> Callable[[], object]:
+def _run(arguments: list[object], **more: str) -> Callable[[], object]:
     command = [sys.executable, *map(str, arguments)]
-    return lambda: subprocess.run(command, check=True, capture_output=True)
+    return lambda: subprocess.run(command, check=True, capture_output=True, env={**os.environ, **more})
 
 
 def _median_ms(work: Callable[[], object]) -> float:

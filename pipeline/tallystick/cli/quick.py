@@ -1,7 +1,8 @@
 """Commands whose own work is shorter than loading a command-line library, when they are spelled plainly.
 
-Nothing is said or refused here: whatever is not plain, help and every error included, goes to cli/app.py, which then
-does all of it. A test holds the two against each other, option by option and output by output.
+And ``tally verify`` where a resident has loaded it already (cli/resident_socket.py). Nothing is said or refused here:
+whatever is not plain, help and every error included, goes to cli/app.py, which then does all of it. A test holds the
+two against each other, option by option and output by output.
 """
 
 from __future__ import annotations
@@ -141,6 +142,13 @@ class _Hashes:
 def main() -> None:
     """Run ``tally``: the plain ones here, everything else through the command-line library."""
     gc.disable()  # nothing is garbage before a short command ends
+    resident = os.environ.get("TALLY_RESIDENT")
+    if resident and sys.argv[1:2] == ["verify"]:
+        from tallystick.cli import resident_socket
+
+        code = resident_socket.ask(resident, sys.argv[1:])
+        if code is not None:
+            sys.exit(code)
     said = run(sys.argv[1:])
     gc.enable()
     try:
