@@ -3,6 +3,7 @@
 import http.client
 import json
 import logging
+import shutil
 import socket
 import sqlite3
 import threading
@@ -12,7 +13,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
-from broker.world import CANARY, TOKENIZER, WEIGHTS, Machine
+from broker.world import CANARY, TOKENIZER, WEIGHTS, Machine, release
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,15 @@ from tallystick.broker.store import Batch
 from tallystick.broker.vault import Vault, key_id
 from tallystick.core.errors import Malformed, Misuse, NotGenuine, Refused, Unreachable
 from tallystick.handshake import kbs
+from tallystick.release.tuf import Folder
 
 ERRORS = "https://github.com/confidential-containers/kbs/errors/"
+
+
+def copied(world, folder):
+    """The world's channel in another folder, as a replica has it."""
+    shutil.copytree(world.channel.folder.path, folder)
+    return replace(world.channel, folder=Folder(folder))
 
 
 def connect(running):
@@ -281,11 +289,52 @@ def test_a_broker_does_not_start_on_a_log_that_was_cut_back(world, pair):
     assert caught.value.code == "log.shorter"
 
 
-def test_sessions_do_not_outlive_the_broker(world, pair):
+def test_sessions_and_used_nonces_outlive_the_broker(world, pair):
+    """Every answer, and every attempt, counts for whoever has the store next."""
     with world.running() as running:
-        cookie, _ = running.attest(Machine(), pair)
+        machine = running.certify(Machine())
+        cookie, _ = running.attest(machine, pair)
+        other, nonce = running.challenge()
+        wrong = running.message(machine, "AAAA", pair)
+        assert running.ask("POST", kbs.ATTEST_PATH, wrong, cookie=other).code == "attestation.nonce"
     with world.running() as running:
+        assert pair.decrypt(running.fetch(cookie).body) == CANARY
+        message = running.message(machine, nonce, pair)
+        again = running.ask("POST", kbs.ATTEST_PATH, message, cookie=other)
+        assert (again.status, again.code) == (401, "nonce.used")
+        world.clock.forward(minutes=6)
         assert running.fetch(cookie).code == "session.unknown"
+
+
+def test_two_brokers_of_one_store_are_one_broker(world, pair):
+    """A session begun at one attests at the other, once, and a revocation that one has seen holds at both."""
+    machine = Machine()
+    with world.running() as first, world.running() as second:
+        cookie, nonce = first.challenge()
+        message = first.message(first.certify(machine), nonce, pair)
+        assert second.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie).status == 200
+        again = first.ask("POST", kbs.ATTEST_PATH, message, cookie=cookie)
+        assert (again.status, again.code) == (401, "nonce.used")
+        for one in (first, second):
+            assert pair.decrypt(one.fetch(cookie).body) == CANARY
+        world.revoke(release())
+        for one in (first, second):
+            assert one.fetch(cookie).code == "release.revoked"
+    assert [leaf["kind"] for leaf in world.leaves()].count("policy") == 2
+
+
+def test_a_broker_whose_channel_is_behind_releases_nothing(world, pair, tmp_path):
+    """A replica's copy of the channel may be late: what another one has put in force holds for it."""
+    late = replace(world, channel=copied(world, tmp_path / "late"))
+    with world.running() as first, late.running() as second:
+        cookie, _ = first.attest(Machine(), pair)
+        assert second.fetch(cookie).status == 200
+        world.revoke(release())
+        assert first.fetch(cookie).code == "release.revoked"
+        refused = second.fetch(cookie)
+        assert refused.status == 403
+        assert "rollback" in refused.code or "version" in refused.code
+        assert second.ask("GET", "/readyz").status == 503
 
 
 def test_many_clients_at_once_each_get_their_own(running):
@@ -319,12 +368,10 @@ def test_one_nonce_sent_by_many_at_once_attests_once(running, pair):
     assert [leaf["kind"] for leaf in running.world.leaves()].count("attestation") == 1
 
 
-def test_sessions_are_bounded(world):
-    world.limits = replace(world.limits, sessions=5)
-    with world.running() as running:
-        for _ in range(20):
-            running.challenge()
-        assert len(running.broker.sessions) == 5
+def test_sessions_that_wait_take_no_memory(running):
+    for _ in range(20):
+        running.challenge()
+    assert len(running.broker.sessions) == 0
 
 
 def test_the_secret_is_never_seen_outside_its_wrapping(world, pair, caplog, capfd):

@@ -1,5 +1,7 @@
 """Enrolment: which endorsement keys are believed, which keys are attestation keys, and the proof of one TPM."""
 
+import base64
+import json
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,12 +17,12 @@ from hypothesis import strategies as st
 
 from tallystick.broker.credential import kdf_a, make_credential
 from tallystick.broker.endorsement import endorsed_key
-from tallystick.broker.enrolling import Enrolments, attestation_key, offer
+from tallystick.broker.enrolling import Enrolments, attestation_key, spent
 from tallystick.broker.enrolment_ca import AK_USAGE, authority
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, TallystickError, Unsupported
 from tallystick.formats import tpm
-from tallystick.handshake.kbs import Enrolment
+from tallystick.handshake.kbs import Enrolment, EnrolmentChallenge
 
 EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 YEAR = timedelta(days=365)
@@ -284,37 +286,50 @@ def test_kdf_a_gives_as_many_bits_as_asked_for():
     assert len(kdf_a(b"k", b"INTEGRITY", b"", b"", 512)) == 64
 
 
-def an_offer(keys):
+ENROLMENTS = Enrolments(b"k" * 32, life=LIFE)
+
+
+def begun(keys):
+    """An enrolment that waits, and the secret that the TPM opens."""
     asked = Enrolment(ek_certificate=_CERTIFICATE, ak_public_area=public_area(keys["other"]))
-    return offer(asked, [_MAKERS], now=NOW)
+    made = ENROLMENTS.open(asked, [_MAKERS], now=NOW)
+    name = attestation_key(asked.ak_public_area).name
+    return made, opened(_KEYS["ek"], name, made.credential_blob, made.encrypted_secret)
 
 
-def test_an_enrolment_has_one_attempt(keys):
-    enrolments, made = Enrolments(limit=2, life=LIFE), an_offer(keys)
-    session = enrolments.open(made, now=NOW)
+def test_an_enrolment_is_closed_by_its_secret_in_time(keys):
+    made, secret = begun(keys)
+    enrolled = Enrolments(b"k" * 32, life=LIFE).close(made.session, secret, now=NOW)
+    assert enrolled.key.public_numbers() == keys["other"].public_key().public_numbers()
+    assert (enrolled.label, enrolled.ek_certificate) == (_MAKERS.label, Digest.of(_CERTIFICATE))
     with pytest.raises(NotGenuine) as caught:
-        enrolments.close(session, b"wrong", now=NOW)
+        ENROLMENTS.close(made.session, b"wrong", now=NOW)
     assert caught.value.code == "enrolment.secret"
-    with pytest.raises(NotGenuine) as caught:
-        enrolments.close(session, made.secret, now=NOW)
-    assert caught.value.code == "enrolment.unknown"
+    for other, at in ((Enrolments(b"o" * 32, life=LIFE), NOW), (ENROLMENTS, NOW + LIFE)):
+        with pytest.raises(NotGenuine, match="no such enrolment, or it has expired") as caught:
+            other.close(made.session, secret, now=at)
+        assert caught.value.code == "enrolment.unknown"
 
 
-def test_enrolments_are_bounded_and_short(keys):
-    enrolments, made = Enrolments(limit=2, life=LIFE), an_offer(keys)
-    sessions = [enrolments.open(made, now=NOW) for _ in range(3)]
-    assert len(enrolments) == 2
+def test_two_enrolments_of_one_key_have_two_secrets_and_are_spent_apart(keys):
+    (one, first), (two, second) = begun(keys), begun(keys)
+    assert first != second
+    assert spent(one.session) != spent(two.session)
+    with pytest.raises(NotGenuine, match="not the one"):
+        ENROLMENTS.close(one.session, second, now=NOW)
+
+
+def test_the_longest_label_leaves_a_session_that_the_messages_take(keys):
+    asked = Enrolment(ek_certificate=_CERTIFICATE, ak_public_area=public_area(keys["other"]))
+    made = ENROLMENTS.open(asked, [replace(_MAKERS, label="l" * 63)], now=NOW)
+    assert len(made.session) == 512
+    assert EnrolmentChallenge.parse(json.dumps(made.document()).encode()).session == made.session
+
+
+@given(st.text() | st.text("abcdefgh-_=", max_size=600))
+def test_another_session_is_no_enrolment(session):
     with pytest.raises(NotGenuine, match="no such enrolment"):
-        enrolments.close(sessions[0], made.secret, now=NOW)
-    with pytest.raises(NotGenuine, match="expired"):
-        enrolments.close(sessions[1], made.secret, now=NOW + LIFE)
-    assert enrolments.close(sessions[2], made.secret, now=NOW) is made
-
-
-def test_a_secret_is_not_in_a_repr(keys):
-    made = an_offer(keys)
-    assert made.secret.hex() not in repr(made)
-    assert repr(made.secret) not in repr(made)
+        ENROLMENTS.close(session, b"s" * 32, now=NOW)
 
 
 def test_an_authority_is_made_once_and_issues_short_certificates(tmp_path, keys):
@@ -473,5 +488,11 @@ def test_a_wrong_secret_is_refused_and_logged(enrolling, tpm_state):
     session = str(reply.json["session"])
     wrong = kbs.Activation(session=session, secret=bytes(32)).document()
     answers = [enrolling.ask("POST", kbs.ACTIVATE_PATH, wrong) for _ in range(2)]
-    assert [(a.status, a.code) for a in answers] == [(401, "enrolment.secret"), (401, "enrolment.unknown")]
-    assert [leaf["stage"] for leaf in enrolling.world.leaves()] == ["activate", "activate"]
+    assert [(a.status, a.code) for a in answers] == [(401, "enrolment.secret")] * 2
+    key = enrolling.world.home.session_key.read_bytes()
+    right = Enrolments(key, life=LIFE)._secret(
+        base64.urlsafe_b64decode(session + "=" * (-len(session) % 4))[16:]
+    )
+    late = enrolling.ask("POST", kbs.ACTIVATE_PATH, kbs.Activation(session=session, secret=right).document())
+    assert (late.status, late.code) == (401, "nonce.used"), "the one attempt is over"
+    assert [leaf["stage"] for leaf in enrolling.world.leaves()] == ["activate"] * 3

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tallystick.broker import adminapi, wire
+from tallystick.broker import adminapi, operator_page, wire
 from tallystick.broker.metrics import Metrics
 from tallystick.broker.service import Broker
 from tallystick.broker.throttle import Throttle
@@ -39,10 +39,14 @@ from tallystick.handshake.kbs import (
 CHECKPOINT_PATH = "/tally/v0/log/checkpoint"
 KEYS_PATH = "/tally/v0/token-keys"
 POLICIES_PATH = "/tally/v0/policies"
+RENEW_PATH = "/tally/v0/leases/renew"
+RETURN_PATH = "/tally/v0/leases/return"
+TOKEN_PATH = "/tally/v0/token"  # noqa: S105 - a path
 HEALTH_PATH = "/healthz"
 READY_PATH = "/readyz"
 METRICS_PATH = "/metrics"
 _OURS = {AUTH_PATH, ATTEST_PATH, ENROL_PATH, ACTIVATE_PATH, CHECKPOINT_PATH, KEYS_PATH, POLICIES_PATH}
+_OURS |= {RENEW_PATH, RETURN_PATH, TOKEN_PATH}
 _OURS |= {HEALTH_PATH, READY_PATH, METRICS_PATH, adminapi.KEYS_PATH, adminapi.CHANNEL_PATH}
 _ACCESS = logging.getLogger("tallystick.broker.access")
 _FAULTS = logging.getLogger("tallystick.broker.faults")
@@ -50,11 +54,17 @@ _FAULTS = logging.getLogger("tallystick.broker.faults")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> ASGIApp:
+def create_app(
+    broker: Broker,
+    *,
+    beside: Callable[[], Any] | None = None,
+    page: operator_page.OperatorPage | None = None,
+) -> ASGIApp:
     """Return the ASGI application of an open broker; closing it, at the end of its lifespan, closes the broker.
 
     Args:
         beside: an asynchronous context to hold for as long as the application runs.
+        page: what operators see; None: there is no such path.
     """
     limits = broker.config.limits
     metrics = Metrics(broker) if broker.config.metrics else None
@@ -86,13 +96,27 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
         return PlainTextResponse(broker.checkpoint(), headers=_HEADERS)
 
     async def keys(request: Request) -> Response:
-        return _json({"keys": [{**broker.tokens.jwk, "use": "sig"}]})
+        return _json({"keys": [{**broker.tokens.jwk, "kid": broker.tokens.key_id, "use": "sig"}]})
+
+    async def renew(request: Request) -> Response:
+        return _json(await broker.renew(_session(request)))
+
+    async def give_back(request: Request) -> Response:
+        return _json(await broker.give_back(_session(request)))
+
+    async def api_token(request: Request) -> Response:
+        body = await _body(request, limits.auth_bytes, limits.body_seconds)
+        return _plain_json(await broker.api_token(_session(request), body))
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n", headers=_HEADERS)
 
     async def ready(request: Request) -> Response:
-        await asyncio.to_thread(lambda: broker.policies.current(broker.clock.now()))
+        try:
+            await asyncio.to_thread(lambda: broker.policies.current(broker.clock.now()))
+            await asyncio.to_thread(broker.ledger.head)
+        except TallystickError as error:
+            raise Answer(503, wire.INTERNAL, "no key can be released now", code=error.code) from None
         return PlainTextResponse("ready\n", headers=_HEADERS)
 
     async def policies(request: Request) -> Response:
@@ -107,6 +131,7 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(_sweeping(broker))
         try:
             if beside is None:
                 yield
@@ -114,6 +139,9 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
                 async with beside():
                     yield
         finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
             await asyncio.to_thread(broker.close)
 
     app = Starlette(
@@ -126,9 +154,13 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
             Route(CHECKPOINT_PATH, checkpoint, methods=["GET"]),
             Route(KEYS_PATH, keys, methods=["GET"]),
             Route(POLICIES_PATH, policies, methods=["GET"]),
+            Route(RENEW_PATH, renew, methods=["POST"]),
+            Route(RETURN_PATH, give_back, methods=["POST"]),
+            Route(TOKEN_PATH, api_token, methods=["POST"]),
             Route(HEALTH_PATH, health, methods=["GET"]),
             Route(READY_PATH, ready, methods=["GET"]),
             Route(METRICS_PATH, counted, methods=["GET"]),
+            *([] if page is None else [Route(operator_page.PATH, page.answer, methods=["GET"])]),
             *adminapi.routes(broker, read_body=_body, respond=_json),
         ],
         exception_handlers={
@@ -141,6 +173,19 @@ def create_app(broker: Broker, *, beside: Callable[[], Any] | None = None) -> AS
     )
     throttle = Throttle(rate=limits.client_rate, burst=limits.client_burst)
     return _AccessLog(_Throttled(app, throttle), metrics)
+
+
+async def _sweeping(broker: Broker) -> None:
+    """Look at the leases now and then. What can not be done now is done next time, and said."""
+    while True:
+        await asyncio.sleep(broker.config.lifetimes.sweep.total_seconds())
+        try:
+            ended = await asyncio.to_thread(broker.sweep)
+        except TallystickError as error:
+            _FAULTS.warning(json.dumps({"fault": "sweep", "code": error.code}))
+        else:
+            if ended:
+                _FAULTS.info(json.dumps({"leases_ended": ended}))
 
 
 _HEADERS = {"cache-control": "no-store"}

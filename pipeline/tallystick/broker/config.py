@@ -13,8 +13,7 @@ from tallystick.broker.tls import TlsFiles
 class Limits:
     """What one client, or all of them together, may take."""
 
-    sessions: int = 8192  # that wait for evidence; and as many attested ones
-    enrolments: int = 1024  # that wait for activation
+    sessions: int = 8192  # attested ones that a process remembers; the store has them all
     auth_bytes: int = 4 << 10
     attest_bytes: int = 1 << 20  # an event log is tens of kilobytes; GPU evidence is more
     enrol_bytes: int = 64 << 10
@@ -35,6 +34,8 @@ class Lifetimes:
     token: timedelta = timedelta(minutes=5)  # Trustee's default
     enrolment: timedelta = timedelta(minutes=1)
     ak_certificate: timedelta = timedelta(hours=1)
+    evidence: timedelta = timedelta(days=90)  # and leases that are over; zero records no evidence
+    sweep: timedelta = timedelta(seconds=5)  # between two looks at whether leases are still permitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,11 @@ class Home:
     def token_key(self) -> Path:
         """What signs attestation results."""
         return self.folder / "token-key.pem"
+
+    @property
+    def session_key(self) -> Path:
+        """What authenticates sessions that wait for evidence."""
+        return self.folder / "session-key"
 
     @property
     def enrolment(self) -> Path:

@@ -1,7 +1,7 @@
 """Enrolment: proof that an attestation key lives in the TPM of a certified endorsement key.
 
 Two messages: a secret that only that TPM can open, and the secret back. What follows is a short-lived
-certificate of the attestation key. Bounded and in memory; a session has one attempt.
+certificate of the attestation key. Nothing is remembered between the two; a session has one attempt.
 
 Source: TPM 2.0 Part 1, §24; Part 2, §8.3 (object attributes); TCG TPM 2.0 Keys for Device Identity and
 Attestation, §5 (enrolment of an attestation key).
@@ -9,10 +9,11 @@ Attestation, §5 (enrolment of an attestation key).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,16 +21,20 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tallystick.broker.credential import make_credential
-from tallystick.broker.endorsement import EndorsedKey, endorsed_key
+from tallystick.broker.endorsement import endorsed_key
+from tallystick.broker.sessions import mac
+from tallystick.core.digests import Algorithm, Digest
 from tallystick.core.errors import NotGenuine, Unsupported
 from tallystick.core.findings import Finding
 from tallystick.formats import tpm
 from tallystick.formats.tpm import ObjectAttributes
-from tallystick.handshake.kbs import Enrolment
+from tallystick.handshake.kbs import Enrolment, EnrolmentChallenge
 from tallystick.signing.records import Endorser
 
-_SECRET_BYTES = 32
-_SESSION_BYTES = 16
+_MAC_BYTES = 16
+_STAMP_BYTES = 5  # seconds since 1970-01-01T00:00:00Z
+_NAME_BYTES = 8  # no two enrolments have one text
+_EXPONENT_BYTES = 4  # TPMS_RSA_PARMS.exponent
 _AK_BITS = 2048
 # A key made inside this TPM that signs only what the TPM itself made, and can not be moved out of it.
 _REQUIRED = (
@@ -50,70 +55,103 @@ class AttestationKey:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Offer:
-    """Two keys that may live in one TPM, and the secret that only that TPM can open."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """An attestation key that has been proven to live in one TPM with an endorsed key."""
 
-    endorsed: EndorsedKey
-    key: AttestationKey
-    secret: bytes
-    credential_blob: bytes  # TPM2B_ID_OBJECT
-    encrypted_secret: bytes  # TPM2B_ENCRYPTED_SECRET
+    label: str  # of the TPM's manufacturer
+    ek_certificate: Digest
+    key: rsa.RSAPublicKey
 
 
 class Enrolments:
-    """At most ``limit`` offers that wait for their secret; the oldest give way. Belongs to the event loop."""
+    """Enrolments that wait for their secret, each of them nowhere but in its session's text, under a MAC.
 
-    __slots__ = ("_life", "_limit", "_pending")
+    The secret is a MAC of that text, so that no process has to remember it, and any of them can compare it.
+    """
 
-    def __init__(self, *, limit: int, life: timedelta) -> None:
-        self._limit = limit
+    __slots__ = ("_key", "_life")
+
+    def __init__(self, key: bytes, *, life: timedelta) -> None:
+        """Hold the broker's key for MACs."""
+        self._key = key
         self._life = life
-        self._pending: OrderedDict[bytes, tuple[Offer, datetime]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._pending)
+    def open(self, message: Enrolment, endorsers: Sequence[Endorser], *, now: datetime) -> EnrolmentChallenge:
+        """Return a new secret for the TPM that holds both keys of ``message``, which have been checked.
 
-    def open(self, offer: Offer, *, now: datetime) -> str:
-        """Return the session in which the secret of ``offer`` is to come back."""
-        while self._pending:
-            _, expires_at = next(iter(self._pending.values()))
-            if expires_at > now and len(self._pending) < self._limit:
-                break
-            self._pending.popitem(last=False)
-        session = secrets.token_hex(_SESSION_BYTES)
-        self._pending[_key(session)] = (offer, now + self._life)
-        return session
+        Raises:
+            NotGenuine: the endorsement key is nobody's we know, or the other is no attestation key.
+            Malformed, Unsupported: not the structures they should be.
+        """
+        endorsed = endorsed_key(message.ek_certificate, endorsers, now=now)
+        key = attestation_key(message.ak_public_area)
+        until = int((now + self._life).timestamp())
+        body = _write(Enrolled(label=endorsed.label, ek_certificate=endorsed.certificate, key=key.key), until)
+        blob, encrypted = make_credential(endorsed.key, key.name, self._secret(body))
+        session = base64.urlsafe_b64encode(self._mac(body) + body).decode("ascii").rstrip("=")
+        return EnrolmentChallenge(credential_blob=blob, encrypted_secret=encrypted, session=session)
 
-    def close(self, session: str, secret: bytes, *, now: datetime) -> Offer:
-        """Return the offer whose secret came back; right or wrong, its session is over.
+    def close(self, session: str, secret: bytes, *, now: datetime) -> Enrolled:
+        """Return the enrolment whose secret came back. The caller uses up what :func:`spent` gives for it.
 
         Raises:
             NotGenuine: no such enrolment (``enrolment.unknown``), or another secret (``enrolment.secret``).
         """
-        found = self._pending.pop(_key(session), None)
-        if found is None or found[1] <= now:
+        body = self._body(session)
+        if body is None or int.from_bytes(body[:_STAMP_BYTES], "big") <= now.timestamp():
             raise NotGenuine("there is no such enrolment, or it has expired", code="enrolment.unknown")
-        offer, _ = found
-        if not hmac.compare_digest(offer.secret, secret):
+        if not hmac.compare_digest(self._secret(body), secret):
             raise NotGenuine(
                 "the secret is not the one that this TPM would have opened", code="enrolment.secret"
             )
-        return offer
+        return _read(body)
+
+    def _body(self, session: str) -> bytes | None:
+        try:
+            data = base64.b64decode(session + "=" * (-len(session) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        if base64.urlsafe_b64encode(data).decode("ascii").rstrip("=") != session:
+            return None  # one spelling each: it is used up by its text
+        body = data[_MAC_BYTES:]
+        return body if hmac.compare_digest(data[:_MAC_BYTES], self._mac(body)) else None
+
+    def _mac(self, body: bytes) -> bytes:
+        return mac(self._key, b"tallystick/enrolment/v1", body)[:_MAC_BYTES]
+
+    def _secret(self, body: bytes) -> bytes:
+        return mac(self._key, b"tallystick/enrolment-secret/v1", body)
 
 
-def offer(message: Enrolment, endorsers: Sequence[Endorser], *, now: datetime) -> Offer:
-    """Return both keys of ``message``, checked, and a new secret for the TPM that holds them.
+def spent(session: str) -> bytes:
+    """Return what the store remembers when an enrolment's only attempt was made."""
+    return hashlib.sha256(b"enrolment " + session.encode("utf-8", "surrogatepass")).digest()
 
-    Raises:
-        NotGenuine: the endorsement key is nobody's we know, or the other is no attestation key.
-        Malformed, Unsupported: not the structures they should be.
-    """
-    endorsed = endorsed_key(message.ek_certificate, endorsers, now=now)
-    key = attestation_key(message.ak_public_area)
-    secret = secrets.token_bytes(_SECRET_BYTES)
-    blob, encrypted = make_credential(endorsed.key, key.name, secret)
-    return Offer(endorsed=endorsed, key=key, secret=secret, credential_blob=blob, encrypted_secret=encrypted)
+
+def _write(enrolled: Enrolled, until: int) -> bytes:
+    """Return what a session's text carries: so little that the text has 512 characters at most (handshake/kbs.py)."""
+    numbers = enrolled.key.public_numbers()
+    return b"".join(
+        (
+            until.to_bytes(_STAMP_BYTES, "big"),
+            secrets.token_bytes(_NAME_BYTES),
+            enrolled.ek_certificate.value,
+            numbers.e.to_bytes(_EXPONENT_BYTES, "big"),
+            numbers.n.to_bytes(_AK_BITS // 8, "big"),
+            enrolled.label.encode(),
+        )
+    )
+
+
+def _read(body: bytes) -> Enrolled:
+    """Return the enrolment that :func:`_write` wrote."""
+    rest = body[_STAMP_BYTES + _NAME_BYTES :]
+    digest, rest = rest[:32], rest[32:]
+    exponent, rest = int.from_bytes(rest[:_EXPONENT_BYTES], "big"), rest[_EXPONENT_BYTES:]
+    modulus, label = int.from_bytes(rest[: _AK_BITS // 8], "big"), rest[_AK_BITS // 8 :]
+    key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    return Enrolled(label=label.decode(), ek_certificate=Digest(Algorithm.SHA256, digest), key=key)
 
 
 def attestation_key(public_area: bytes) -> AttestationKey:
@@ -146,8 +184,3 @@ def attestation_key(public_area: bytes) -> AttestationKey:
 
 def _names(attributes: ObjectAttributes) -> str:
     return " ".join(str(flag.name) for flag in ObjectAttributes if flag & attributes) or "none"
-
-
-def _key(session: str) -> bytes:
-    """Return what a session is looked up by: no time of the look-up depends on how much of it is right."""
-    return hashlib.sha256(session.encode("utf-8", "surrogatepass")).digest()

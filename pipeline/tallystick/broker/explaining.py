@@ -18,11 +18,10 @@ from tallystick.broker.decisions import Kind, check_opens, parse_leaf, parse_rec
 from tallystick.broker.leaflog import LeafLog
 from tallystick.broker.policies import LoadedPolicy
 from tallystick.broker.releasing import Verdict, judge
-from tallystick.broker.sessions import Attested
+from tallystick.broker.sessions import Attested, recorded_attestation
 from tallystick.broker.store import Store
 from tallystick.core.digests import Digest
 from tallystick.core.findings import Change, Finding
-from tallystick.handshake.teekey import TeePublicKey
 from tallystick.policy.normal import PermittedRelease
 
 
@@ -118,13 +117,7 @@ def _attested(store: Store, log: LeafLog, attestation: str) -> Attested:
     """Return what an attestation proved, from its own record."""
     kept = store.decision(attestation)
     check_opens(parse_leaf(log.leaf(kept)), kept.record)
-    details = parse_record(kept.record)["details"]
-    return Attested(
-        attestation=attestation,
-        claims=recorded.claims_of(details["claims"]),
-        challenge=recorded.challenge_of(details["challenge"]),
-        public_key=TeePublicKey.parse(details["public_key"]),
-    )
+    return recorded_attestation(attestation, kept.record)
 
 
 def _policy(store: Store, record: Mapping[str, Any]) -> LoadedPolicy | None:

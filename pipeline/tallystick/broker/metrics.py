@@ -68,7 +68,9 @@ class _State:
             decisions.add_metric((kind.value,), count)
         yield decisions
         yield GaugeMetricFamily("tally_broker_log_size", "Leaves in the log.", broker.ledger.head().size)
-        yield GaugeMetricFamily("tally_broker_sessions", "Sessions that are open.", len(broker.sessions))
+        yield GaugeMetricFamily(
+            "tally_broker_sessions", "Attested sessions that this process remembers.", len(broker.sessions)
+        )
         try:
             state = broker.policies.current(now := broker.clock.now())
         except TallystickError:

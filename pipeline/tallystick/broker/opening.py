@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -26,9 +27,9 @@ from tallystick.broker.policies import (
     load_high_water,
 )
 from tallystick.broker.proving import Backing
-from tallystick.broker.secretfiles import private_folder
+from tallystick.broker.secretfiles import private_folder, read_secret, write_secret
 from tallystick.broker.service import Broker
-from tallystick.broker.sessions import Sessions
+from tallystick.broker.sessions import KEY_BYTES, Sessions
 from tallystick.broker.store import Batch, ChannelMark, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
@@ -37,7 +38,7 @@ from tallystick.core.files import read_file
 from tallystick.evidence.endorsements import Endorsements
 from tallystick.policy import document
 from tallystick.release import metadata, roles
-from tallystick.release.channel import pinned_root, policies_of, release_digests
+from tallystick.release.channel import all_digests, pinned_root, policies_of
 from tallystick.release.records import HighWater
 from tallystick.signing.records import Trust
 
@@ -66,6 +67,7 @@ def create(
     private_folder(home.folder)
     Vault.create(home.vault, passphrase=passphrase, master=master, kv=kv)
     tokens.create_key(home.token_key)
+    write_secret(home.session_key, secrets.token_bytes(KEY_BYTES))
     key = logkey.create(home.log_key)
     private_folder(home.enrolment)
     Store.create(home.store)  # last: its presence says that the folder is complete
@@ -106,6 +108,7 @@ def open_broker(
     manufacturers = tuple(one for one in trust.endorsers if one.kind == MANUFACTURER)
     authorities = _authorities(home.enrolment, {one.label for one in manufacturers}, now)
     token_key = tokens.load_key(home.token_key, "token key")
+    session_key = read_secret(home.session_key, "session key", max_bytes=KEY_BYTES)
     return Broker(
         config=config,
         clock=clock,
@@ -124,8 +127,8 @@ def open_broker(
                 for path in config.endorsements
             ),
         ),
-        sessions=Sessions(limit=config.limits.sessions, life=config.lifetimes.session),
-        enrolments=Enrolments(limit=config.limits.enrolments, life=config.lifetimes.enrolment),
+        sessions=Sessions(session_key, store, limit=config.limits.sessions, life=config.lifetimes.session),
+        enrolments=Enrolments(session_key, life=config.lifetimes.enrolment),
         threads=ThreadPoolExecutor(config.threads, thread_name_prefix="broker"),
     )
 
@@ -140,7 +143,7 @@ def channel_loader(trust: Trust, channel: str) -> Loader:
 
     def load(read: Read, now: datetime, seen: HighWater) -> Verified:
         state = metadata.verify(read, root, channel, now, seen)
-        listed = release_digests(state.delegated[roles.RELEASES].signed)
+        listed = all_digests(state.delegated[roles.RELEASES].signed)
         return Verified(policies=policies_of(read, state, seen), releases=frozenset(listed))
 
     return load

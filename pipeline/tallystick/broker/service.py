@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 
-from tallystick.broker import enrolling, releasing, wire
+from tallystick.broker import (
+    apitokens,
+    enrolling,
+    evidence_record,
+    lease_table,
+    leases,
+    leasing,
+    releasing,
+    wire,
+)
+from tallystick.broker.archive import Archive, SealedEvidence
 from tallystick.broker.clock import Clock
 from tallystick.broker.config import BrokerConfig
-from tallystick.broker.decisions import Entry, Kind, codes, entry, instant, whole
+from tallystick.broker.decisions import Entry, Kind, codes, entry, instant, new_id, whole
 from tallystick.broker.enrolment_ca import EnrolmentAuthority
+from tallystick.broker.leasing import Leasing, Renewal
 from tallystick.broker.ledger import Ledger, Stale, Under
 from tallystick.broker.logkey import LogKey
 from tallystick.broker.policies import PolicySource, PolicyState
 from tallystick.broker.proving import Backing, Proven, check_tee, prove
 from tallystick.broker.results import result_of
 from tallystick.broker.sessions import Attested, Session, Sessions
-from tallystick.broker.store import Store
+from tallystick.broker.store import Batch, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import KeyId, Vault, key_id
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.core.findings import Finding
-from tallystick.handshake import binding
+from tallystick.handshake import binding, jwe
 from tallystick.handshake.kbs import (
     Activation,
     AkCertificate,
@@ -44,6 +54,7 @@ from tallystick.handshake.kbs import (
 from tallystick.signing.records import Endorser
 
 _T = TypeVar("_T")
+_TIDY_EVERY = timedelta(hours=1)
 _ATTEMPTS = 3  # to decide under policies that stay in force until the decision is logged
 
 
@@ -68,6 +79,16 @@ class Broker:
     sessions: Sessions
     enrolments: enrolling.Enrolments
     threads: ThreadPoolExecutor
+    leasing: Leasing = field(init=False)
+    archive: Archive = field(init=False)  # of the evidence that was taken
+    _backing_document: bytes = field(init=False)
+    _tidied_at: datetime | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Prepare what works on the store and the vault."""
+        self.leasing = Leasing(self.store)
+        self.archive = Archive(self.store, self.vault.sealer, keep=self.config.lifetimes.evidence)
+        self._backing_document = evidence_record.write_backing(self.backing)
 
     def close(self) -> None:
         """Finish what is being decided, write what waits, and let go of everything."""
@@ -97,24 +118,31 @@ class Broker:
         """
         now = self.clock.now()
         message = Attestation.parse(body)
-        session = self.sessions.spend(cookie, now=now)
-        nonce = hashlib.sha256(session.nonce.encode()).digest()
+        session = self.sessions.find(cookie, now=now)
         try:
-            if session.spent:
+            if not self.sessions.spend(session):
                 raise NotGenuine("this session's nonce was used before", code="nonce.used")
             proven, made, token = await self._under_one_policy(
                 lambda: self._in_thread(lambda: self._attested(session, message, now))
             )
-            await self.ledger.record([made], now=now, nonce=nonce)
+            attested = Attested(
+                attestation=made.decision,
+                claims=proven.claims,
+                challenge=proven.challenge,
+                public_key=proven.public_key,
+            )
+            sealed = await self._in_thread(lambda: self._sealed(session, body, made.decision, now))
+
+            def also(batch: Batch) -> None:
+                self.sessions.keep(batch, session, attested, made.record)
+                if sealed is not None:
+                    self.archive.add(batch.connection, sealed, self._backing_document)
+
+            await self.ledger.record([made], now=now, nonce=session.spent, also=also)
         except TallystickError as error:
-            raise await self._refused("attest", error, now=now, public={"tee": session.tee}) from None
-        attested = Attested(
-            attestation=made.decision,
-            claims=proven.claims,
-            challenge=proven.challenge,
-            public_key=proven.public_key,
-        )
-        self.sessions.attest(cookie, attested, now=now)
+            public = {"tee": session.tee}
+            raise await self._refused("attest", error, now=now, public=public, nonce=session.spent) from None
+        self.sessions.remember(session, attested)
         return Token(token=token)
 
     async def fetch(self, cookie: str, path: str) -> bytes:
@@ -126,9 +154,7 @@ class Broker:
             Malformed, Unreachable, Refused: as they say.
         """
         now = self.clock.now()
-        attested = self.sessions.find(cookie, now=now).attested
-        if attested is None:
-            raise wire.not_attested()
+        attested = await self._attested_session(cookie, now)
         try:
             key = key_id(path)
         except Malformed:
@@ -145,14 +171,9 @@ class Broker:
         now = self.clock.now()
         message = Enrolment.parse(body)
         try:
-            offer = await self._in_thread(lambda: enrolling.offer(message, self.manufacturers, now=now))
+            return await self._in_thread(lambda: self.enrolments.open(message, self.manufacturers, now=now))
         except TallystickError as error:
             raise await self._refused("enrol", error, now=now, public={}) from None
-        return EnrolmentChallenge(
-            credential_blob=offer.credential_blob,
-            encrypted_secret=offer.encrypted_secret,
-            session=self.enrolments.open(offer, now=now),
-        )
 
     async def activate(self, body: bytes) -> AkCertificate:
         """Return the certificate of the attestation key whose TPM opened the secret.
@@ -163,13 +184,56 @@ class Broker:
         """
         now = self.clock.now()
         message = Activation.parse(body)
+        spent = enrolling.spent(message.session)
         try:
-            offer = self.enrolments.close(message.session, message.secret, now=now)
+            enrolled = self.enrolments.close(message.session, message.secret, now=now)
+            der, made = await self._in_thread(lambda: self._certified(enrolled, now))
+            await self.ledger.record([made], now=now, nonce=spent)
         except TallystickError as error:
-            raise await self._refused("activate", error, now=now, public={}) from None
-        der, made = await self._in_thread(lambda: self._certified(offer, now))
-        await self.ledger.record([made], now=now)
+            raise await self._refused("activate", error, now=now, public={}, nonce=spent) from None
         return AkCertificate(ak_certificate=der)
+
+    async def renew(self, cookie: str) -> dict[str, Any]:
+        """Return the leases of the session's holder, renewed on what this session attested, or ended.
+
+        Raises:
+            Answer: the session has not attested.
+            NotGenuine, Refused, Unreachable: there is no such session; no policies can be verified.
+        """
+        now = self.clock.now()
+        attested = await self._attested_session(cookie, now)
+        return await self._under_one_policy(lambda: self._renewed(attested, now))
+
+    async def give_back(self, cookie: str) -> dict[str, Any]:
+        """End the leases of the session's holder, which is done with its keys, and return them."""
+        now = self.clock.now()
+        attested = await self._attested_session(cookie, now)
+        found = await self._in_thread(lambda: self.leasing.returning(attested, now=now))
+        return await self._written(found, now)
+
+    async def api_token(self, cookie: str, body: bytes) -> bytes:
+        """Return an API token for this session's machine, wrapped to the attested key.
+
+        The claims are judged again under the policy of the key that the request names; no key leaves.
+
+        Raises:
+            Answer: the session has not attested, or the policy refuses; the refusal is in the log by then.
+            Malformed, Unsupported, NotGenuine, Unreachable: as they say.
+        """
+        now = self.clock.now()
+        request = apitokens.Request.parse(body)
+        attested = await self._attested_session(cookie, now)
+        return await self._under_one_policy(lambda: self._token(request, attested, now))
+
+    def sweep(self) -> int:
+        """End the leases that are no longer permitted, and drop what is past its time; return how many ended."""
+        now = self.clock.now()
+        if self._tidied_at is None or now - self._tidied_at >= _TIDY_EVERY:
+            self._tidied_at = now
+            with self.store.batch() as batch:
+                self.archive.forget(batch.connection, now)
+                lease_table.forget(batch.connection, before=now - self.config.lifetimes.evidence)
+        return self.leasing.sweep(self.policies.current(now), now)
 
     def checkpoint(self) -> str:
         """Return the signed checkpoint over everything that is in the log."""
@@ -177,16 +241,83 @@ class Broker:
 
     async def _fetched(self, key: KeyId, attested: Attested, now: datetime) -> bytes:
         outcome, under = await self._in_thread(lambda: self._decided(key, attested, now))
-        verdict = outcome.verdict
+        verdict, name = outcome.verdict, new_id(now)
         public = {**verdict.public(), "attestation": attested.attestation}
+        also: Callable[[Batch], None] | None = None
         if not verdict.allowed:
             public |= {"stage": "resource", "codes": codes(verdict.findings)}
+        elif verdict.state is not None:
+            lease = leases.granted(name, verdict, attested, verdict.state, now=now)
+            public["until"] = instant(lease.expires_at)
+            also = leasing.granting(lease)
         kind = Kind.RELEASE if verdict.allowed else Kind.REFUSAL
-        made = entry(kind, now=now, public=public, details=verdict.details())
-        await self.ledger.record([made], now=now, under=under)
+        made = entry(kind, now=now, public=public, details=verdict.details(), decision=name)
+        await self.ledger.record([made], now=now, under=under, also=also)
         if outcome.wrapped is None:
             raise wire.denied(verdict.findings, own=verdict.own, decision=made.decision)
         return outcome.wrapped
+
+    async def _attested_session(self, cookie: str, now: datetime) -> Attested:
+        session = self.sessions.find(cookie, now=now)
+        attested = self.sessions.at_hand(session)
+        attested = attested or await self._in_thread(lambda: self.sessions.attested(session))
+        if attested is None:
+            raise wire.not_attested()
+        return attested
+
+    async def _renewed(self, attested: Attested, now: datetime) -> dict[str, Any]:
+        state = await self._in_thread(lambda: self.policies.current(now))
+        found = await self._in_thread(lambda: self.leasing.renewal(attested, state, now=now))
+        return await self._written(found, now, Under(channel=state.channel, epoch=state.epoch))
+
+    async def _written(self, found: Renewal, now: datetime, under: Under | None = None) -> dict[str, Any]:
+        if found.entries:
+            await self.ledger.record(found.entries, now=now, under=under, also=found.also)
+        return found.document(now)
+
+    async def _token(self, request: apitokens.Request, attested: Attested, now: datetime) -> bytes:
+        verdict, under = await self._in_thread(lambda: self._judged(key_id(request.key), attested, now))
+        name, public = new_id(now), {**verdict.public(), "attestation": attested.attestation}
+        public |= {"stage": "token", "audience": request.audience}
+        if not verdict.allowed or verdict.state is None:
+            public["codes"] = codes(verdict.findings)
+            made = entry(Kind.REFUSAL, now=now, public=public, details=verdict.details(), decision=name)
+            await self.ledger.record([made], now=now, under=under)
+            raise wire.denied(verdict.findings, own=verdict.own, decision=name)
+        until = leases.granted(name, verdict, attested, verdict.state, now=now).expires_at
+        public |= {"event": "token", "jkt": request.proof_key.thumbprint(), "until": instant(until)}
+        made = entry(Kind.LEASE, now=now, public=public, details=verdict.details(), decision=name)
+        await self.ledger.record([made], now=now, under=under)
+        said = {"release": public["release"], "policy": public["policy"], "attestation": attested.attestation}
+        text = self.tokens.api_token(
+            request, holder=attested.public_key.thumbprint(), said=said, until=until, now=now
+        )
+        return jwe.encrypt(text.encode(), attested.public_key)
+
+    def _judged(self, key: KeyId, attested: Attested, now: datetime) -> tuple[releasing.Verdict, Under]:
+        """Return the verdict on the claims without touching the key, drains included."""
+        state = self.policies.current(now)
+        verdict = releasing.judge(key, attested, state, now=now)
+        if verdict.allowed:
+            held = leasing.held_back(verdict, self.leasing.drains())
+            verdict = replace(verdict, findings=held)
+        return verdict, Under(channel=state.channel, epoch=state.epoch)
+
+    def _sealed(self, session: Session, body: bytes, decision: str, now: datetime) -> SealedEvidence | None:
+        """Return the evidence of an attestation as it is kept; None where none is."""
+        if not self.archive.keeps:
+            return None
+        return self.archive.seal(
+            evidence_record.RecordedEvidence(
+                attestation=decision,
+                at=now,
+                tee=session.tee,
+                nonce=session.nonce,
+                issued_at=session.issued_at,
+                message=body,
+                backing=Digest.of(self._backing_document),
+            )
+        )
 
     async def _under_one_policy(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Return what ``work`` gives, done again when another process has put other policies in force meanwhile.
@@ -227,14 +358,18 @@ class Broker:
         except TallystickError as error:
             return releasing.Outcome(verdict=releasing.without_policies(key, error), wrapped=None), None
         under = Under(channel=state.channel, epoch=state.epoch)
-        return releasing.decide(key, attested, state, self.vault, now=now), under
+        outcome = releasing.decide(key, attested, state, self.vault, now=now)
+        if outcome.wrapped is not None:
+            drains = leasing.held_back(outcome.verdict, self.leasing.drains())
+            outcome = releasing.withheld(outcome, drains)
+        return outcome, under
 
-    def _certified(self, offer: enrolling.Offer, now: datetime) -> tuple[bytes, Entry]:
-        (authority,) = (one for one in self.authorities if one.label == offer.endorsed.label)
+    def _certified(self, enrolled: enrolling.Enrolled, now: datetime) -> tuple[bytes, Entry]:
+        (authority,) = (one for one in self.authorities if one.label == enrolled.label)
         life = self.config.lifetimes.ak_certificate
-        certificate = authority.certify(offer.key.key, now=now, life=life)
+        certificate = authority.certify(enrolled.key, now=now, life=life)
         der = certificate.public_bytes(serialization.Encoding.DER)
-        spki = offer.key.key.public_bytes(
+        spki = enrolled.key.public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         made = entry(
@@ -242,18 +377,30 @@ class Broker:
             now=now,
             public={"label": authority.label, "ak": str(Digest.of(spki)), "until": instant(now + life)},
             details={
-                "ek_certificate": str(offer.endorsed.certificate),
+                "ek_certificate": str(enrolled.ek_certificate),
                 "ak_certificate": str(Digest.of(der)),
             },
         )
         return der, made
 
     async def _refused(
-        self, stage: str, error: TallystickError, *, now: datetime, public: dict[str, Any]
+        self,
+        stage: str,
+        error: TallystickError,
+        *,
+        now: datetime,
+        public: dict[str, Any],
+        nonce: bytes | None = None,
     ) -> TallystickError | wire.Answer:
-        """Log that something was refused, and return what the client is told; our own trouble is no refusal."""
+        """Log that something was refused, and return what the client is told; our own trouble is no refusal.
+
+        Args:
+            nonce: used up by the attempt that failed, unless it was used before.
+        """
         if isinstance(error, Unreachable | Refused):
             return error
+        if error.code == "nonce.used":
+            nonce = None  # another attempt has it, and may be about to succeed
         findings = error.findings or (Finding(error.code, stage, "something that holds", error.message),)
         made = entry(
             Kind.REFUSAL,
@@ -261,5 +408,8 @@ class Broker:
             public={"stage": stage, "codes": codes(findings), **public},
             details={"findings": whole(findings), "message": error.message},
         )
-        await self.ledger.record([made], now=now)
+        try:
+            await self.ledger.record([made], now=now, nonce=nonce)
+        except NotGenuine:
+            await self.ledger.record([made], now=now)
         return wire.answer(error, findings=findings, decision=made.decision)

@@ -119,9 +119,14 @@ class Batch:
         if _policy(self.connection, digest) is None:
             self.connection.execute(insert(policies), {"digest": digest, "data": data})
 
-    def attest(self, cookie: bytes, attestation: str, *, until: datetime) -> None:
+    def attest(self, cookie: bytes, attestation: str, proof: bytes, *, until: datetime) -> None:
         """Let the session whose cookie has the SHA-256 ``cookie`` stand for an attestation."""
-        row = {"cookie": cookie, "attestation": attestation, "expires_at": _seconds(until)}
+        row = {
+            "cookie": cookie,
+            "attestation": attestation,
+            "proof": proof,
+            "expires_at": _seconds(until),
+        }
         self.connection.execute(insert(sessions), row)
 
     def forget(self, *, nonces_before: datetime, sessions_before: datetime) -> None:
@@ -251,12 +256,11 @@ class Store:
         with self.reading() as connection:
             return _policy(connection, digest)
 
-    def session(self, cookie: bytes) -> tuple[str, datetime] | None:
-        """Return the attestation that a session stands for, and when it expires."""
-        row = self._maybe(
-            select(sessions.c.attestation, sessions.c.expires_at).where(sessions.c.cookie == cookie)
-        )
-        return None if row is None else (row.attestation, _time(int(row.expires_at)))
+    def session(self, cookie: bytes) -> tuple[str, bytes] | None:
+        """Return the attestation that a session stands for, and the proof that the broker said so."""
+        query = select(sessions.c.attestation, sessions.c.proof).where(sessions.c.cookie == cookie)
+        row = self._maybe(query)
+        return None if row is None else (row.attestation, bytes(row.proof))
 
     def decision(self, decision: str) -> StoredDecision:
         """Return one decision.

@@ -70,6 +70,7 @@ sessions = Table(
     METADATA,
     Column("cookie", LargeBinary, primary_key=True),  # SHA-256 of the cookie
     Column("attestation", Text, nullable=False),  # the decision
+    Column("proof", LargeBinary, nullable=False),  # MAC of the broker's key: who only writes here attests nobody
     Column("expires_at", BIG, nullable=False, index=True),
     **KEYED,
 )

@@ -51,6 +51,7 @@ def upgrade() -> None:
         "sessions",
         sa.Column("cookie", sa.LargeBinary, primary_key=True),
         sa.Column("attestation", sa.Text, nullable=False),
+        sa.Column("proof", sa.LargeBinary, nullable=False),
         sa.Column("expires_at", BIG, nullable=False, index=True),
         **KEYED,
     )
