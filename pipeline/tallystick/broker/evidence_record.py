@@ -127,7 +127,7 @@ def prove_again(kept: RecordedEvidence, backing: Backing) -> Attested:
     Raises:
         NotGenuine, Malformed, Unsupported: it does not hold any more; a newer verifier asks for more.
     """
-    session = Session(tee=kept.tee, nonce=kept.nonce, issued_at=kept.issued_at, expires_at=kept.at)
+    session = Session(tee=kept.tee, nonce=kept.nonce, issued_at=kept.issued_at, expires_at=kept.at, name=b"")
     proven: Proven = prove(session, Attestation.parse(kept.message), backing, now=kept.at)
     return Attested(
         attestation=kept.attestation,

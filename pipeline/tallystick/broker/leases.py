@@ -7,6 +7,7 @@ An end stops renewals, tokens and further releases. It does not take back the ke
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from tallystick.appraisal.appraise import appraise
-from tallystick.appraisal.horizon import after, bounds_of, horizon, not_before
+from tallystick.appraisal.horizon import after, bounds_of_claims, horizon, not_before
 from tallystick.appraisal.records import Decision
 from tallystick.broker.decisions import codes, instant
 from tallystick.broker.policies import LoadedPolicy, PolicyState
@@ -189,7 +190,10 @@ def _until(
     """
     form = policy.live.form
     end = now + timedelta(seconds=form.reattest_seconds)
-    inside = [bound for bound in bounds_of(form, attested.claims) if after(bound) < end]
+    early = policy.bounds[: bisect_left(policy.bounds, end)]
+    inside = [
+        bound for bound in (*early, *bounds_of_claims(attested.claims)) if now <= bound and after(bound) < end
+    ]
     because = ""
     if inside:
         found = horizon(lambda at: _afresh(key, policy, attested, at), inside, now)

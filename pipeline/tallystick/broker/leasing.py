@@ -161,16 +161,25 @@ class Renewal:
 def order(
     store: Store, *, reason: str, key: str, release: str, lease: str, now: datetime
 ) -> tuple[Drain, tuple[Lease, ...]]:
-    """Put a drain in force, in one transaction with its leaf, and return it with the leases that it covers."""
+    """Put a drain in force, in one transaction with its leaf, and return it with the live leases that it covers.
+
+    One that stands already over the very same is returned as it is: who was interrupted orders it again.
+    """
     scope = {name: value for name, value in (("key", key), ("release", release), ("lease", lease)) if value}
     made = entry(Kind.LEASE, now=now, public={"event": "drain", **scope}, details={"reason": reason})
     drain = Drain(id=made.decision, at=now, reason=reason, key=key, release=release, lease=lease)
     with store.batch() as batch:
-        batch.acted_at(now)
-        lease_table.order(batch.connection, drain)
-        batch.append([(made.decision, made.leaf, made.record)])
+        there = [
+            one
+            for one in lease_table.standing(batch.connection)
+            if (one.key, one.release, one.lease) == (key, release, lease)
+        ]
+        if not there:
+            batch.acted_at(now)
+            lease_table.order(batch.connection, drain)
+            batch.append([(made.decision, made.leaf, made.record)])
         covered = lease_table.find(batch.connection, key=key, release=release, lease=lease)
-    return drain, tuple(one for one in covered if one.state(now) is State.LIVE)
+    return (there or [drain])[0], tuple(one for one in covered if one.state(now) is State.LIVE)
 
 
 def lift(store: Store, drain: str, *, now: datetime) -> str:

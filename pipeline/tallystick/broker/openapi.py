@@ -31,6 +31,11 @@ def document() -> dict[str, Any]:
             "schemas": _schemas(),
             "securitySchemes": {
                 "session": {"type": "apiKey", "in": "cookie", "name": "kbs-session-id"},
+                "administrator": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWS (ES256) over aud, htm, htu, digest, iat, exp, jti; for one request",
+                },
             },
         },
     }
@@ -72,6 +77,42 @@ def _paths() -> dict[str, Any]:
                 "responses": {"200": _answer("Policies"), **_errors()},
             }
         },
+        "/tally/v0/leases/renew": {"post": _of_session("Renew the machine's leases.", "renew", "Leases")},
+        "/tally/v0/leases/return": {"post": _of_session("Give the machine's keys back.", "return", "Leases")},
+        "/tally/v0/token": {
+            "post": {
+                **_post(
+                    "Ask for an API token, wrapped to the attested key.", "TokenRequest", "JWE", session=True
+                ),
+                "responses": {"200": _answer("JWE"), **_errors(400, 401, 403, 408, 413, 415)},
+            }
+        },
+        "/tally/v0/admin/keys": {
+            "get": {
+                "summary": "The keys of the administrator's channels, without their secrets.",
+                "operationId": "admin-keys",
+                "security": [{"administrator": []}],
+                "responses": {"200": _answer("KeyList"), **_errors(400, 401, 403, 404, 408, 413, 415)},
+            },
+            "post": {
+                "summary": "Generate, import, rotate or destroy a key.",
+                "operationId": "admin-operate",
+                "security": [{"administrator": []}],
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _ref("KeyOperation")}},
+                },
+                "responses": {"200": _answer("KeyDone"), **_errors(400, 401, 403, 404, 408, 413, 415)},
+            },
+        },
+        "/tally/v0/admin/channel": {
+            "post": {
+                "summary": "Have the broker read its channel now. Policies come from there alone.",
+                "operationId": "admin-channel",
+                "security": [{"administrator": []}],
+                "responses": {"200": _answer("Policies"), **_errors(400, 401, 403, 404, 408, 413, 415)},
+            }
+        },
         "/healthz": {"get": _text("The process answers.")},
         "/readyz": {"get": _text("The channel's policies hold, so that keys can be released.")},
     }
@@ -93,6 +134,15 @@ def _post(
         "responses": {"200": success, **_errors(400, 401, 408, 413, 415)},
     }
     return {**made, "security": [{"session": []}]} if session else made
+
+
+def _of_session(summary: str, name: str, given: str) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "operationId": name,
+        "security": [{"session": []}],
+        "responses": {"200": _answer(given), **_errors(401)},
+    }
 
 
 def _text(summary: str) -> dict[str, Any]:
@@ -213,6 +263,39 @@ def _schemas() -> dict[str, Any]:
             "policies",
             "revoked",
         ),
+        "TokenRequest": _object(
+            {
+                "key": {"type": "string"},
+                "audience": {"type": "string", "minLength": 1, "maxLength": 256},
+                "jwk": _object(
+                    {"kty": {"const": "EC"}, "crv": {"const": "P-256"}, "x": _B64URL, "y": _B64URL}, "kty"
+                ),
+            },
+            "key",
+            "audience",
+            "jwk",
+        ),
+        "Leases": _object(
+            {"at": {"type": "string"}, "leases": {"type": "array", "items": {"type": "object"}}},
+            "at",
+            "leases",
+        ),
+        "KeyOperation": _object(
+            {
+                "action": {"enum": ["generate", "import", "rotate", "destroy"]},
+                "key": {"type": "string", "maxLength": 300},
+                "channel": {"type": "string"},
+                "secret": _B64,
+                "to": {"type": "string", "maxLength": 300},
+            },
+            "action",
+            "key",
+        ),
+        "KeyRecord": _key_record(),
+        "KeyDone": {
+            "allOf": [_ref("KeyRecord"), _object({"decision": {"type": "string"}}, "decision")],
+        },
+        "KeyList": _object({"keys": {"type": "array", "items": _ref("KeyRecord")}}, "keys"),
         "Error": _object(
             {
                 "type": {"type": "string", "format": "uri"},
@@ -225,6 +308,24 @@ def _schemas() -> dict[str, Any]:
             "detail",
         ),
     }
+
+
+def _key_record() -> dict[str, Any]:
+    return _object(
+        {
+            "key": {"type": "string"},
+            "channel": {"type": "string"},
+            "state": {"enum": ["live", "destroyed"]},
+            "origin": {"enum": ["generated", "imported"]},
+            "made_at": {"type": "string", "format": "date-time"},
+            "replaces": {"type": "string"},
+        },
+        "key",
+        "channel",
+        "state",
+        "origin",
+        "made_at",
+    )
 
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def verify(
         want, got = own.thumbprint(), message.tee_pubkey.thumbprint()
         finding = Finding("peer.key", "key that the evidence is bound to", f"the connection's ({want})", got)
         raise NotGenuine(f"peer: {finding.message}", findings=[finding])
-    session = Session(tee=tee, nonce=b64(shown.nonce), issued_at=asked_at, expires_at=now)
+    session = Session(tee=tee, nonce=b64(shown.nonce), issued_at=asked_at, expires_at=now, name=b"")
     proven = prove(session, message, backing, now=now)
     decisions = tuple(appraise(proven.claims, policy, key, proven.challenge, now) for key in keys)
     return Verified(spki=_spki(certificate), tee=tee, proven=proven, decisions=decisions)

@@ -18,6 +18,7 @@ from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
+from tallystick.appraisal.horizon import bounds_of_form
 from tallystick.appraisal.index import Prepared, prepare
 from tallystick.broker.decisions import canonical, instant
 from tallystick.core import jsondoc
@@ -61,6 +62,7 @@ class LoadedPolicy:
     data: bytes
     live: Prepared
     gone: Prepared  # only the releases that the channel revoked or removed since it was compiled
+    bounds: tuple[datetime, ...]  # the last moment of the policy and of each of its waivers, sorted
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: ``epoch`` is worked out once and kept
@@ -258,6 +260,7 @@ def loaded(data: bytes, normal: NormalForm, gone: frozenset[Digest]) -> LoadedPo
         data=data,
         live=prepare(replace(normal, releases=live)),
         gone=prepare(replace(normal, releases=rest)),
+        bounds=tuple(sorted(set(bounds_of_form(normal)))),
     )
 
 

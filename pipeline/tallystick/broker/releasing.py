@@ -5,7 +5,7 @@ An attestation result is no input here, not even our own: every fetch of a key i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -112,15 +112,15 @@ def without_policies(key: str, error: TallystickError) -> Verdict:
     return Verdict(key=key, findings=findings, policy=None, decision=None, state=None)
 
 
+def withheld(outcome: Outcome, findings: tuple[Finding, ...]) -> Outcome:
+    """Return ``outcome``, without the key when ``findings`` speak against its leaving."""
+    if not findings:
+        return outcome
+    return Outcome(verdict=replace(outcome.verdict, findings=findings), wrapped=None)
+
+
 def _withheld(verdict: Verdict, finding: Finding) -> Outcome:
-    changed = Verdict(
-        key=verdict.key,
-        findings=(finding,),
-        policy=verdict.policy,
-        decision=verdict.decision,
-        state=verdict.state,
-    )
-    return Outcome(verdict=changed, wrapped=None)
+    return Outcome(verdict=replace(verdict, findings=(finding,)), wrapped=None)
 
 
 def _unnamed(key: str, state: PolicyState) -> tuple[Finding, ...]:

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tallystick import __version__
+from tallystick.broker import apitokens
 from tallystick.broker.secretfiles import read_secret, write_secret
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.evidence.claims import Claims
 from tallystick.formats import ear
+from tallystick.handshake import dpop
 
 DEVELOPER = "https://tallystick.dev"
 # AR4SI §2.3: the values that this verifier uses, one meaning each.
@@ -57,8 +59,37 @@ class TokenIssuer:
             submods=submods,
         )
         signed = ear.signing_input(claims, self._jwk)
-        r, s = decode_dss_signature(self._key.sign(signed, ec.ECDSA(hashes.SHA256())))
-        return ear.compact(signed, r.to_bytes(_INTEGER_BYTES, "big") + s.to_bytes(_INTEGER_BYTES, "big"))
+        return ear.compact(signed, self._sign(signed))
+
+    def api_token(
+        self,
+        request: apitokens.Request,
+        *,
+        holder: str,
+        said: Mapping[str, str],
+        until: datetime,
+        now: datetime,
+    ) -> str:
+        """Return an API token for a workload; arguments as :func:`apitokens.issue`."""
+        return apitokens.issue(
+            request,
+            self._sign,
+            key_id=self.key_id,
+            issuer=self._issuer,
+            holder=holder,
+            said=said,
+            until=until,
+            now=now,
+        )
+
+    @property
+    def key_id(self) -> str:
+        """The key's thumbprint (RFC 7638), by which tokens name it."""
+        return dpop.public(self._jwk).thumbprint()
+
+    def _sign(self, data: bytes) -> bytes:
+        r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(_INTEGER_BYTES, "big") + s.to_bytes(_INTEGER_BYTES, "big")
 
 
 def create_key(path: Path) -> None:

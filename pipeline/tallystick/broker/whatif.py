@@ -118,8 +118,7 @@ class _Judge:
         self._casebook = casebook
         self._attested = lru_cache(maxsize=_REMEMBERED)(self._prove)
         self._old = lru_cache(maxsize=_REMEMBERED)(self._recorded_policy)
-        digests = frozenset(release.digest for release in form.releases)
-        self._new = lru_cache(maxsize=256)(lambda gone: loaded(data, form, gone & digests))
+        self._new = lru_cache(maxsize=256)(lambda gone: loaded(data, form, gone))
 
     def of(self, record: Mapping[str, Any]) -> Replayed:
         """Return ``record`` under the new policy."""

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tallystick.cli import broker_admin, broker_deploy, broker_keys
+from tallystick.cli import broker_admin, broker_deploy, broker_evidence, broker_keys, broker_leases
 from tallystick.cli.broker_home import PassphraseFile, Workdir, broker_home, passphrase
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 from tallystick.core.errors import Misuse
 
 if TYPE_CHECKING:
     from tallystick.broker.config import BrokerConfig
+    from tallystick.broker.operator_page import OperatorPage
     from tallystick.broker.tls import TlsFiles
 
 app = command_app("Run and manage the key broker.")
 log = command_app("Verify, prove and export the broker's transparency log.")
 broker_deploy.register(app)
+broker_leases.register(app)
 app.add_typer(broker_keys.app, name="key")
 app.add_typer(broker_admin.app, name="admin")
+app.add_typer(broker_evidence.app, name="evidence")
 app.add_typer(log, name="log")
 
 
@@ -111,6 +114,13 @@ def serve(
         Path | None,
         typer.Option("--tls-key", help="PEM private key of that chain, readable by its owner alone."),
     ] = None,
+    page_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--page-token-file",
+            help="A 0600 file; its content is the password of the operators' page, then served at /operator.",
+        ),
+    ] = None,
     metrics: Annotated[bool, typer.Option("--metrics", help="Serve Prometheus metrics at /metrics.")] = False,
     client_rate: Annotated[
         float, typer.Option(min=0.1, help="Requests a second that one address may make in the long run.")
@@ -140,13 +150,27 @@ def serve(
         limits=Limits(client_rate=client_rate, client_burst=client_burst),
         passphrase=passphrase(passphrase_file),
     )
+    page = None if page_token_file is None else _page(page_token_file, config)
     listening = server.listen(config.host, config.port)
     try:
         broker = opening.open_configured(config)
-        server.serve(broker, listening, ready=lambda url: _ready(config, url))
+        server.serve(broker, listening, ready=lambda url: _ready(config, url), page=page)
     finally:
         listening.close()
     progress("broker stopped")
+
+
+def _page(token_file: Path, config: BrokerConfig) -> OperatorPage:
+    """Return the operators' page of this broker and its channel."""
+    from tallystick.broker import operator_page
+    from tallystick.cli import board, clock
+    from tallystick.signing import trust
+
+    sources = board.Sources(
+        channel=config.channel, folder=config.channel_dir, trust=trust.load(config.trust), home=config.home
+    )
+    draw = board.pages(sources, clock.now)
+    return operator_page.of_file(token_file, draw, host=config.host, secure=config.tls is not None)
 
 
 def _master(hsm: str | None, transit: str | None, ca: Path | None) -> dict[str, str] | None:
