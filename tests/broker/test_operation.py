@@ -8,7 +8,9 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 import schemathesis
+from broker.test_admin_api import enrol
 from broker.world import CANARY, TOKENIZER, WEIGHTS, Limits, Machine, new_world
 from hypothesis import HealthCheck, Phase, settings
 from prometheus_client.parser import text_string_to_metric_families
@@ -173,7 +175,7 @@ def test_generated_requests_get_documented_answers(tmp_path):
     world = new_world(tmp_path, limits=Limits(client_rate=1e6, client_burst=1_000_000))
     with world.running() as running:
         schema = schemathesis.openapi.from_dict(openapi.document())
-        counted = 0
+        session, counted = signing(running), 0
         for result in schema.get_all_operations():
             operation = result.ok()
 
@@ -188,7 +190,7 @@ def test_generated_requests_get_documented_answers(tmp_path):
             def ask(case):
                 nonlocal counted
                 counted += 1
-                answer = case.call(base_url=running.url, timeout=20)
+                answer = case.call(base_url=running.url, timeout=20, session=session)
                 case.validate_response(
                     answer,
                     checks=[
@@ -202,6 +204,22 @@ def test_generated_requests_get_documented_answers(tmp_path):
             ask()
         assert counted > 100
         assert running.ask("GET", "/healthz").status == 200
+
+
+def signing(running):
+    """A client whose requests an administrator has signed, as they are sent."""
+    key, at = enrol(running), running.world.clock.at
+
+    def sign(request):
+        body = request.body or b""
+        body = body.encode() if isinstance(body, str) else body
+        path = urlsplit(request.url).path
+        request.headers["Authorization"] = f"Bearer {key.sign(request.method, path, body, now=at)}"
+        return request
+
+    session = requests.Session()
+    session.auth = sign
+    return session
 
 
 def schemathesis_given(operation):

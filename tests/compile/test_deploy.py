@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 import pytest
+from broker.test_admin_api import Running as Going
+from broker.test_admin_api import enrol
 from broker.world import new_world
 from compile.emitted import case, deployed
 from compile.realworld import run
@@ -261,7 +263,7 @@ def test_a_compiled_policy_that_was_edited_is_not_applied(applied, capsys):
 def test_our_own_broker_takes_no_upload_and_says_what_it_runs(applied, capsys, tmp_path):
     _, apply, _, folder = applied
     code, found = run([*apply, "--target", "broker"], capsys)
-    assert (code, found["error"]["code"]) == (Exit.MISUSE, "apply.target")
+    assert (code, found["error"]["code"]) == (Exit.MISUSE, "admin.url")
     (tmp_path / "own").mkdir()
     with new_world(tmp_path / "own").running() as running:
         code, found = run(
@@ -273,3 +275,22 @@ def test_our_own_broker_takes_no_upload_and_says_what_it_runs(applied, capsys, t
         ["broker", "drift", str(folder), "--target", "broker", "--url", "http://127.0.0.1:1"], capsys
     )
     assert code == Exit.UNREACHABLE
+
+
+def test_our_own_broker_reads_its_channel_when_it_is_asked_to_and_says_what_is_then_in_force(
+    applied, capsys, tmp_path
+):
+    _, apply, _, folder = applied
+    world = new_world(tmp_path / "own")
+    world.clock = Going()
+    with world.running() as running:
+        enrol(running).write(tmp_path / "admin.key")
+        place = ["--target", "broker", "--url", running.url, "--admin-key", str(tmp_path / "admin.key")]
+        policy = apply[apply.index("--policy") + 1]
+        code, found = run(["broker", "apply", str(folder), "--policy", policy, *place], capsys)
+        assert [leaf["path"] for leaf in world.leaves() if leaf["kind"] == "admin"] == [
+            "/tally/v0/admin/channel"
+        ]
+    assert code == Exit.REFUSED
+    assert "takes no upload" in found["error"]["message"]
+    assert "drift.policy" in {one["code"] for one in found["error"]["findings"]}

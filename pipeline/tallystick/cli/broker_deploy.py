@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli.broker_admin import AdminKeyFile, client
 from tallystick.cli.channels import At, ChannelDir, TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, emit, progress
 from tallystick.core.errors import Misuse, Refused, Unreachable
@@ -43,6 +44,7 @@ def apply(
     policy: Annotated[Path, typer.Option("--policy", help="The policy it is of, a YAML file.")],
     url: Url,
     admin_token_file: AdminToken = None,
+    admin_key: AdminKeyFile = None,
     target: TargetName = "trustee",
     ca: CaFile = None,
     first: Annotated[
@@ -57,14 +59,18 @@ def apply(
 ) -> None:
     """Prove a compiled policy once more and put it in force in a Trustee, tightening before widening.
 
-    Repeat it when it was interrupted: every step can be sent again. Our own broker takes policies from the channel.
+    Repeat it when it was interrupted: every step can be sent again. Our broker takes no upload: with --target broker
+    it reads its channel now, and what is in force then must be this policy.
     """
     from tallystick.cli.prove import proved
     from tallystick.compile.targets.trustee import deploy
 
+    if target == "broker":
+        _have_read(folder, url, admin_key, ca, as_json=as_json)
+        return
     if target != "trustee":
         want = "promote the compiled policy: our broker loads it from the channel and takes no upload"
-        raise Misuse(f"apply is for trustee; {want}", code="apply.target")
+        raise Misuse(f"apply is for trustee and broker; {want}", code="apply.target")
     compilation, proofs = proved(folder, policy, workdir, channel_dir, trust, at)
     if target not in compilation.files:
         raise Misuse(f"{folder} was not compiled for {target}", code="apply.target")
@@ -85,6 +91,26 @@ def apply(
     words = [f"in force at {url}", *(proof.words for proof in proofs if proof.target == target)]
     emit(
         {"target": target, "url": url, "steps": names, "sent": len(names)}, "\n".join(words), as_json=as_json
+    )
+
+
+def _have_read(folder: Path, url: str, admin_key: Path | None, ca: Path | None, *, as_json: bool) -> None:
+    """Have our broker read its channel, and compare what is then in force with what was compiled."""
+    from tallystick.compile import output
+
+    compilation = output.read(folder)
+    if "broker" not in compilation.files:
+        raise Misuse(f"{folder} was not compiled for broker", code="apply.target")
+    asked = client(url, admin_key, ca)
+    deployed = {} if asked is None else asked.read_channel()
+    findings, compared = _policy_drift(deployed, compilation.of("broker"))
+    if findings:
+        words = "promote the compiled policy: the broker loads it from the channel and takes no upload"
+        raise Refused(f"{url} read its channel, which has another policy; {words}", findings=findings)
+    emit(
+        {"target": "broker", "url": url, "compared": compared, "version": deployed["version"]},
+        f"in force at {url}: version {deployed['version']} of channel {deployed['channel']}",
+        as_json=as_json,
     )
 
 
@@ -111,7 +137,7 @@ def drift(
         findings = _reference_drift(_admin(url, admin_token_file, ca), deploy.expected(files))
         compared = len(deploy.expected(files))
     else:
-        findings, compared = _broker_drift(url, ca, files)
+        findings, compared = _policy_drift(_ask_broker(url, ca), files)
     if findings:
         raise Refused(f"{url} does not run what is in {folder}", findings=findings)
     read = "Reference Values (policies can not be read back)" if target == "trustee" else "policies"
@@ -235,14 +261,13 @@ def _reference_drift(admin: Admin, expected: dict[str, Any]) -> list[Finding]:
     return found
 
 
-def _broker_drift(url: str, ca: Path | None, files: Any) -> tuple[list[Finding], int]:
+def _policy_drift(deployed: dict[str, Any], files: Any) -> tuple[list[Finding], int]:
     from tallystick.compile.targets.broker import FILE
     from tallystick.core.digests import Digest
     from tallystick.core.findings import Finding
     from tallystick.policy import document
 
     form = document.read(files[FILE])
-    deployed = _ask_broker(url, ca)
     want = str(Digest.of(files[FILE]))
     got = str(deployed.get("policies", {}).get(form.policy, "nothing"))
     found = [] if got == want else [Finding("drift.policy", form.policy, want, got)]
