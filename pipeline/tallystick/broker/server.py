@@ -20,6 +20,7 @@ from tallystick.broker import tls
 from tallystick.broker.admin import admin_socket
 from tallystick.broker.app import create_app
 from tallystick.broker.config import Limits
+from tallystick.broker.operator_page import OperatorPage
 from tallystick.broker.secretfiles import locked
 from tallystick.broker.service import Broker
 from tallystick.core.errors import Misuse, Unreachable
@@ -72,13 +73,20 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def serve(broker: Broker, listening: socket.socket, *, ready: Callable[[str], None]) -> None:
+def serve(
+    broker: Broker,
+    listening: socket.socket,
+    *,
+    ready: Callable[[str], None],
+    page: OperatorPage | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then answer what is open and close the broker.
 
     Args:
         ready: called with the service's URL once it takes requests.
+        page: what operators see, if they see one.
     """
-    server = _server(broker, listening, ready)
+    server = _server(broker, listening, ready, page)
     try:
         with alone(broker.config.home.folder):
             asyncio.run(server.serve(sockets=[listening]))
@@ -87,7 +95,7 @@ def serve(broker: Broker, listening: socket.socket, *, ready: Callable[[str], No
 
 
 @contextmanager
-def running(broker: Broker, listening: socket.socket) -> Iterator[str]:
+def running(broker: Broker, listening: socket.socket, *, page: OperatorPage | None = None) -> Iterator[str]:
     """Serve in a thread of this process for as long as the block lasts, and give the service's URL.
 
     Raises:
@@ -100,7 +108,7 @@ def running(broker: Broker, listening: socket.socket) -> Iterator[str]:
         urls.append(url)
         started.set()
 
-    server = _server(broker, listening, ready)
+    server = _server(broker, listening, ready, page)
 
     def run() -> None:
         try:
@@ -121,9 +129,11 @@ def running(broker: Broker, listening: socket.socket) -> Iterator[str]:
         thread.join()
 
 
-def _server(broker: Broker, listening: socket.socket, ready: Callable[[str], None]) -> _Server:
+def _server(
+    broker: Broker, listening: socket.socket, ready: Callable[[str], None], page: OperatorPage | None
+) -> _Server:
     limits = broker.config.limits
-    app = create_app(broker, beside=partial(admin_socket, broker))
+    app = create_app(broker, beside=partial(admin_socket, broker), page=page)
     config = uvicorn.Config(
         app,
         http=_guarded(limits),

@@ -366,7 +366,7 @@ def _ends(board: Board) -> Element:
 def _urgency(at: datetime, now: datetime) -> Element:
     if at <= now:
         return w.badge("ended", "bad")
-    return w.badge(_left(at - now), "bad" if at - now < _SOON else "plain")
+    return w.badge(_left(at - now), "soon" if at - now < _SOON else "plain")
 
 
 def _left(span: timedelta) -> str:

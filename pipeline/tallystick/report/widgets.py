@@ -19,7 +19,7 @@ def section(
     anchor: str, number: int, title: str, why: str, *children: Cell | Iterable[Cell] | None
 ) -> Element:
     """Return one numbered part of the page with its heading."""
-    heading = el("h2", el("span", f"{number}", class_="number"), title, id=f"{anchor}-title")
+    heading = el("h2", el("span", f"{number}", class_="number"), " ", title, id=f"{anchor}-title")
     return el(
         "section",
         heading,
@@ -74,7 +74,9 @@ def _cells(columns: Sequence[str], row: Sequence[Cell], kinds: dict[str, str]) -
 def _kind(value: Cell) -> str | None:
     """Return how a cell wraps: hex needs room for half of a SHA-256, a short word stays whole, a long one not."""
     if isinstance(value, Element):
-        return "hex" if value.tag == "code" else None
+        if value.tag != "code":
+            return None
+        return "word" if dict(value.attributes).get("title") else "hex"  # a shortened one stays whole
     longest = max(map(len, value.split()), default=0)
     if longest > _WORD:
         return "long"
@@ -82,7 +84,7 @@ def _kind(value: Cell) -> str | None:
 
 
 def badge(text: str, kind: str) -> Element:
-    """Return a word with a mark in front, so that colour alone never says it. ``kind``: good, bad or plain."""
+    """Return a word with a mark in front, so that colour alone never says it. ``kind``: good, bad, soon or plain."""
     mark = {"good": "✓ ", "bad": "✗ "}.get(kind, "")
     return el("span", el("span", mark, aria_hidden="true") if mark else None, text, class_=f"badge {kind}")
 
