@@ -6,14 +6,13 @@ release is the one; else a small one of the tests, which says little about a rea
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench_signing import python
 from release import world as worlds
 
 from tallystick.release import gates, names, verdict, verify
@@ -81,20 +80,12 @@ def _twelve(folder: Path) -> Pair:
         (release / names.promotion_file(channel)).write_bytes(world.sign_one("alice")(statement))
     bundles = sorted(map(str, release.rglob("*.sigstore.json")))
     root = str(folder / "work/sigstore/trusted_root.json")
-    ours = [
-        sys.executable,
-        "-m",
-        "tallystick.cli",
-        "verify",
-        str(release),
-        "--trust",
-        str(folder / "trust.json"),
-    ]
+    ours = ["-m", "tallystick.cli", "verify", release, "--trust", folder / "trust.json"]
     return (
         f"`tally verify` of a release with {len(bundles)} bundles",
-        lambda: subprocess.run(ours, check=True, capture_output=True),
+        python(ours),
         "starting sigstore-python, and its bundles' signature checks",
-        lambda: subprocess.run([sys.executable, "-c", BARE, root, *bundles], check=True, capture_output=True),
+        python(["-c", BARE, root, *bundles]),
         "1.3",
     )
 

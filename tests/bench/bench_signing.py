@@ -87,8 +87,14 @@ def _commands(folder: Path, box: Box) -> list[Pair]:
     what, peer = "`tally verify BUNDLE`", "`sigstore verify identity`"
     resident = _resident(folder / "socket")
     return [
-        (f"{what}, with `tally resident`", _run(ours, TALLY_RESIDENT=resident), peer, _run(theirs), "0.25"),
-        (f"{what}, cold", _run(ours), peer, _run(theirs), "1.1"),
+        (
+            f"{what}, with `tally resident`",
+            python(ours, TALLY_RESIDENT=resident),
+            peer,
+            python(theirs),
+            "0.25",
+        ),
+        (f"{what}, cold", python(ours), peer, python(theirs), "1.1"),
     ]
 
 
@@ -123,9 +129,12 @@ def _append(folder: Path) -> Pair:
     )
 
 
-def _run(arguments: list[object], **more: str) -> Callable[[], object]:
+def python(arguments: list[object], **more: str) -> Callable[[], object]:
+    """Return what runs Python with ``arguments``, with byte code, which a shell may forbid."""
     command = [sys.executable, *map(str, arguments)]
-    return lambda: subprocess.run(command, check=True, capture_output=True, env={**os.environ, **more})
+    environment = {**os.environ, **more}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return lambda: subprocess.run(command, check=True, capture_output=True, env=environment)
 
 
 def _median_ms(work: Callable[[], object]) -> float:
