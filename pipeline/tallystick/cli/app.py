@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("build", "Build an image with Nix, twice, with its SBOM, provenance and measurements."),
     "seeds": ("seeds", "Update, fetch or bundle the pinned inputs of a build."),
     "rebuild": ("rebuild", "Rebuild a release independently and sign a link, or report what differs."),
-    "sbom": ("sbom", "Show or check the SBOM of a release."),
+    "sbom": ("sbom", "Show or check the SBOM of a release; export or merge SBOMs."),
     "provenance": ("provenance", "Show or check the provenance of a release."),
     "measure": ("measure", "Predict a launch measurement from files; say why two differ."),
     "sign": ("sign", "Sign a release's statements."),

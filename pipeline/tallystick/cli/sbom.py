@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tallystick.cli.output import JsonFlag, command_app, emit
-from tallystick.core.errors import Malformed, NotGenuine
+from tallystick.cli.sbom_files import check as check_holds
+from tallystick.cli.sbom_files import export, merge
+from tallystick.core.errors import NotGenuine
 
 if TYPE_CHECKING:
     from tallystick.core.findings import Finding
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from tallystick.sbom.completeness import Score
     from tallystick.sbom.coverage import Coverage
 
-app = command_app("Show or check the SBOM of a release.")
+app = command_app("Show or check the SBOM of a release; export or merge SBOMs.")
+app.command()(export)
+app.command()(merge)
 
 ReleaseDir = Annotated[Path, typer.Argument(metavar="DIR", help="The release directory.")]
 
@@ -57,7 +61,7 @@ def check(
 
     folder = ReleaseFolder.open(directory)
     document = _document(folder)
-    _refuse_document(checks.check_document(document))
+    check_holds(document)
     digests = folder.product_digests()
     lists = folder.contents()
     firmware = {firmware_name(path): digest for path, digest in folder.firmware_digests().items()}
@@ -80,11 +84,10 @@ def check(
 def _check_file(path: Path, *, as_json: bool) -> None:
     from tallystick.core.files import read_file
     from tallystick.formats import cyclonedx
-    from tallystick.sbom import check as checks
     from tallystick.sbom.completeness import scores
 
     document = cyclonedx.parse(read_file(path, "SBOM", max_bytes=cyclonedx.MAX_BYTES))
-    _refuse_document(checks.check_document(document))
+    check_holds(document)
     count = sum(1 for _ in cyclonedx.components(document))
     scored = scores(document)
     found = {
@@ -141,14 +144,6 @@ def _subjects(folder: ReleaseFolder) -> list[Finding]:
         for path in sorted(stated.keys() | wanted.keys())
         if stated.get(path) != wanted.get(path)
     ]
-
-
-def _refuse_document(findings: tuple[Finding, ...]) -> None:
-    if findings:
-        first = findings[0]
-        error = Malformed("SBOM", at=first.where, want=first.want, got=first.got, code=first.code)
-        error.findings = findings
-        raise error
 
 
 def _verdict(
