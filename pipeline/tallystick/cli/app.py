@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resident": ("resident", "Keep a process ready that runs `tally verify` without loading anything."),
     "model": ("model", "Sign a model, or verify its signature (OpenSSF Model Signing)."),
     "vulns": ("vulns", "Say which known vulnerabilities are in a release, and what hangs on them."),
+    "artifact": ("artifact", "Encrypt weights and other artifacts, and release them apart from the image."),
     "push": ("push", "Push a release into a container registry."),
     "pull": ("pull", "Pull a release out of a container registry."),
     "promote": ("promote", "Propose a release or a compiled policy for a channel."),

@@ -24,7 +24,11 @@ _MAX_POLICY_FILE_BYTES = 64 << 20
 @app.command()
 def promote(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A signed release, or a folder that `tally compile` wrote.")
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A signed release or artifact release, or a folder that `tally compile` wrote.",
+        ),
     ],
     channel: ChannelName,
     name: Annotated[
@@ -65,10 +69,16 @@ def promote(
     from tallystick.cli import clock, desks
     from tallystick.core.errors import Misuse
 
-    is_release, is_policy = ((folder / file).is_file() for file in ("index.json", "compiled.json"))
-    if is_release == is_policy:
-        message = f"{folder} is neither a release (index.json) nor a compiled policy (compiled.json)"
-        raise Misuse(message, code="promote.what")
+    kinds = {
+        "index.json": "a release",
+        "compiled.json": "a compiled policy",
+        "artifacts.json": "an artifact release",
+    }
+    there = [file for file in kinds if (folder / file).is_file()]
+    if len(there) != 1:
+        named = ", ".join(f"{kind} ({file})" for file, kind in kinds.items())
+        raise Misuse(f"{folder} is not exactly one of {named}", code="promote.what")
+    is_release, is_artifacts = there == ["index.json"], there == ["artifacts.json"]
     desk = desks.open_desk(channel, workdir, trust, clock.now())
     if check:
         _check(desk, folder, tuple(advisories or ()), source_vsa, is_release=is_release, as_json=as_json)
@@ -79,6 +89,10 @@ def promote(
     if is_release:
         logged = _logged(workdir, rekor, witness or [])
         outcome = _release(desk, folder, author, workdir, logged, tuple(advisories or ()), source_vsa)
+    elif is_artifacts:
+        from tallystick.release import artifact_promote
+
+        outcome = artifact_promote.propose(desk, folder, author, _show)
     else:
         outcome = _policy(desk, folder, author)
     desks.keep(workdir, channel, outcome.high_water)

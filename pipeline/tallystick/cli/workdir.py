@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CI = "ci-builder"
 REBUILDER = "rebuilder"
+OWNER = "model-owner"  # signs artifact releases
 APPROVERS = ("alice", "bob", "carol")
 CHANNELS = ("debug", "staging", "production")
 BUILDER_IDS = {
@@ -77,7 +78,7 @@ def _fill(folder: Path, now: datetime) -> Made:
         (folder / name).mkdir(mode=0o700)
     instance.create(folder / "sigstore", now)
     (folder / "sigstore").chmod(0o700)
-    identities = {name: _enrol(folder, name) for name in (CI, REBUILDER, *APPROVERS)}
+    identities = {name: _enrol(folder, name) for name in (CI, REBUILDER, OWNER, *APPROVERS)}
     layout, owner = _make_layout(folder, now)
     endorsers, notes = _make_endorsers(folder)
     trust = Trust(
@@ -89,6 +90,7 @@ def _fill(folder: Path, now: datetime) -> Made:
         layout_owners=(owner,),
         channels=tuple((name, _make_channel(folder, name, identities, now)) for name in CHANNELS),
         endorsers=endorsers,
+        artifact_signers=(identities[OWNER],),
     )
     trust_file.save(folder / "trust.json", trust)
     return Made(trust=trust, notes=notes)

@@ -153,6 +153,7 @@ def _from_release(release: PermittedRelease) -> dict[str, Any]:
                 "firmware": str(entry.firmware),
                 "shape": dict(entry.shape),
                 "expect": _from_expectations(entry.expect),
+                **({"artifacts": [str(one) for one in entry.artifacts]} if entry.artifacts else {}),
             }
             for entry in release.tuples
         ],
@@ -294,6 +295,9 @@ def _release(fields: JsonFields) -> PermittedRelease:
 
 
 def _tuple(fields: JsonFields) -> Tuple:
+    artifacts = fields.texts("artifacts") if fields.has("artifacts") else None
+    if artifacts == ():
+        raise fields.bad("artifacts", want="at least one, or no such field", got="none")
     return Tuple(
         platform=fields.text("platform"),
         evidence_kind=fields.text("evidence_kind"),
@@ -301,6 +305,7 @@ def _tuple(fields: JsonFields) -> Tuple:
         firmware=fields.digest("firmware"),
         shape=_shape(fields),
         expect=fields.expectations("expect"),
+        artifacts=tuple(Digest.parse(text) for text in artifacts or ()),
     )
 
 

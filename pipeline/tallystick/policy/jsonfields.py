@@ -43,6 +43,10 @@ class JsonFields:
             raise Malformed(what, at=at, want="an object", got=type(value).__name__)
         self._what, self._at, self._left = what, at, dict(value)
 
+    def has(self, name: str) -> bool:
+        """Whether the optional field is there and was not taken yet."""
+        return name in self._left
+
     def take(self, name: str) -> Any:
         """Return the value of a required field."""
         if name not in self._left:

@@ -13,6 +13,8 @@ from tallystick.formats.yamldoc import Fields, Place, read
 from tallystick.policy import sections
 from tallystick.policy.model import (
     Approvals,
+    ArtifactChoice,
+    Artifacts,
     Channel,
     FirmwareDenial,
     Party,
@@ -40,6 +42,7 @@ _EPOCH_KEY = (
 _EXACT = (r"[^\s*?\[\]\\^$|()]{1,512}", "an exact value, with no pattern in it")
 _PURL = (r"pkg:[a-z][a-z0-9.+-]*/[^\s@?#]+(@[^\s?#]+)?", "a package URL without qualifiers")
 _DIGEST = (r"sha256:[0-9a-f]{64}", "sha256: and 64 lower-case hex digits")
+_BROKER = (r"https?://[A-Za-z0-9.\[\]:/_-]{1,255}", "the broker's address: http://HOST:PORT")
 _PARTY = (r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", "a party's name, such as hospital.example")
 _MAX_AGE_SECONDS = 86_400  # rules.py has the lower bounds of each channel
 _MAX_REATTEST_SECONDS = 7 * 86_400
@@ -65,7 +68,9 @@ def load(data: bytes, target: TargetReader) -> Policy:
     if schema != SCHEMA:
         raise Unsupported(WHAT, at="schema", want=SCHEMA, got=schema)
     places = tuple(
-        (name, fields.peek(name).place) for name in ("channel", "until", "freshness", "supply_chain")
+        (name, fields.peek(name).place)
+        for name in ("channel", "until", "freshness", "supply_chain", "artifacts")
+        if name != "artifacts" or fields.has(name)
     )
     max_age, reattest = _freshness(fields.table("freshness"))
     policy = Policy(
@@ -84,6 +89,7 @@ def load(data: bytes, target: TargetReader) -> Policy:
         targets=_targets(fields, target),
         digest=Digest.of(data),
         places=places,
+        artifacts=_artifacts(fields.table("artifacts")) if fields.has("artifacts") else None,
     )
     fields.end()
     return policy
@@ -107,6 +113,21 @@ def _keys(fields: Fields) -> tuple[KeyRule, ...]:
                 raise row.bad("key", node, want="each key once")
             found[name] = KeyRule(key=name, artifact=artifact)
     return tuple(found[key] for key in sorted(found))
+
+
+def _artifacts(fields: Fields) -> Artifacts:
+    found: dict[str, ArtifactChoice] = {}
+    for row in tables(fields, "releases"):
+        node = row.peek("name")
+        name = row.text("name", *_RELEASE)
+        if name in found:
+            raise row.bad("name", node, want="each artifact release once")
+        versions = tuple(sorted(set(some(row, "versions", *_RELEASE))))
+        found[name] = ArtifactChoice(name=name, versions=versions)
+        row.end()
+    broker = fields.text("broker", *_BROKER)
+    fields.end()
+    return Artifacts(broker=broker, releases=tuple(found[name] for name in sorted(found)))
 
 
 def _epoch_keys(row: Fields) -> list[str]:

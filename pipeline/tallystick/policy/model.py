@@ -133,6 +133,22 @@ class Party:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactChoice:
+    """One artifact release that machines are launched with, in one of these versions."""
+
+    name: str  # "letters"
+    versions: tuple[str, ...]  # exactly these, sorted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifacts:
+    """The artifact releases that init-data names. Every machine is launched with one version of each."""
+
+    broker: str  # the address where the guest finds the broker; measured with the manifests
+    releases: tuple[ArtifactChoice, ...]  # sorted by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A deployment that the policy is compiled for. Each target's module extends this with its own fields."""
 
@@ -170,6 +186,7 @@ class Policy:
     places: tuple[tuple[str, Place], ...]  # of fields that a rule may point at: ("until", line 4 column 8)
     denied_firmware: tuple[FirmwareDenial, ...] = ()  # sorted by name
     parties: tuple[Party, ...] = ()  # beside the author, whose requirements are those above; sorted by name
+    artifacts: Artifacts | None = None  # None: each release pins the init-data that it was measured with
 
     @property
     def sides(self) -> tuple[Policy | Party, ...]:

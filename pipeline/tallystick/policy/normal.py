@@ -19,6 +19,7 @@ class Tuple:
     firmware: Digest  # sha256 of the firmware file
     shape: tuple[tuple[str, int | str], ...]  # sorted: (("ram_mib", 512), ("vcpus", 1), ("vmm", "qemu"))
     expect: tuple[tuple[str, Expect], ...]  # claim path -> expectation, sorted by path
+    artifacts: tuple[Digest, ...] = ()  # the artifact releases whose init-data is pinned, sorted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

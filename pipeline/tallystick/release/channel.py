@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused
 from tallystick.core.findings import Finding
-from tallystick.release import approvals, changes, metadata, names, quorum, revocations, roles
+from tallystick.release import (
+    approvals,
+    artifact_verify,
+    changes,
+    metadata,
+    names,
+    quorum,
+    revocations,
+    roles,
+)
 from tallystick.release import index as indexes
 from tallystick.release.metadata import Read, State
 from tallystick.release.records import (
@@ -76,6 +85,12 @@ def load(
             approvals.check(place.read, root, state, release)
             found.append(release)
     releases = sorted(found, key=lambda r: (r.index.name, r.index.version, str(r.digest)))
+    listed = state.delegated[roles.RELEASES].signed
+    artifacts = [
+        artifact_verify.verify_target(place.read, listed, digest, trust, now, verifier)
+        for digest in artifact_verify.digests(listed)
+        if digest not in policies.revoked
+    ]
     return VerifiedChannel(
         settings=state.settings,
         state=policies,
@@ -85,6 +100,9 @@ def load(
             changes.describe(state, role, state.delegated[role])
             for role in roles.SHARED
             if state.delegated[role].signed.version > 1
+        ),
+        artifacts=tuple(
+            sorted(artifacts, key=lambda one: (one.manifest.name, one.manifest.version, str(one.digest)))
         ),
     )
 
@@ -152,8 +170,13 @@ def release_digests(signed: Targets) -> tuple[Digest, ...]:
     Raises:
         Malformed: a target path that names no release digest.
     """
-    found = {path.split("/")[1] for path in signed.targets}
+    found = {path.split("/")[1] for path in signed.targets if path.startswith("releases/")}
     return tuple(Digest.parse(f"sha256:{text}") for text in sorted(found))
+
+
+def all_digests(signed: Targets) -> tuple[Digest, ...]:
+    """Return the digests of everything that the verified targets list: releases, then artifact releases."""
+    return (*release_digests(signed), *artifact_verify.digests(signed))
 
 
 def verify_target(

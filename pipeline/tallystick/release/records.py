@@ -9,6 +9,7 @@ from datetime import datetime
 from tallystick.build.records import Contents
 from tallystick.core.digests import Digest
 from tallystick.core.findings import Finding
+from tallystick.handshake.manifest import Manifest
 from tallystick.measure.records import Measurement
 from tallystick.signing.records import Builder, Identity, VerifiedStatement
 
@@ -123,6 +124,20 @@ class VerifiedRelease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedArtifacts:
+    """An artifact release whose manifest and SBOM were verified against the trust file."""
+
+    manifest: Manifest
+    statements: tuple[tuple[str, VerifiedStatement], ...]  # artifacts, sbom; sorted
+    labels: tuple[str, ...]  # roots that it rests on: ("embedded-dev",)
+
+    @property
+    def digest(self) -> Digest:
+        """The artifact release's digest."""
+        return self.manifest.digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """One check that runs before a promotion: what it looked at, and what did not hold."""
 
@@ -231,6 +246,7 @@ class VerifiedChannel:
     releases: tuple[VerifiedRelease, ...]  # promoted and not revoked, sorted by name, version, digest
     people: tuple[Person, ...] = ()
     changes: tuple[Change, ...] = ()  # the last published change of each role: who proposed and approved it
+    artifacts: tuple[VerifiedArtifacts, ...] = ()  # promoted and not revoked, sorted by name, version, digest
 
     @property
     def name(self) -> str:

@@ -41,9 +41,9 @@ def revoke_all(
         state = desk.state()
         person = changes.member(state, who)
         policies = desk.policies(state)
-        known = channel.release_digests(state.delegated[roles.RELEASES].signed)
+        known = channel.all_digests(state.delegated[roles.RELEASES].signed)
         waiting = desk.folder.pending(state).get(roles.RELEASES)
-        known += channel.release_digests(waiting.signed) if waiting is not None else ()
+        known += channel.all_digests(waiting.signed) if waiting is not None else ()
         made = tuple(Revocation(release=one, by=person.name, reason=reason, at=desk.now) for one in releases)
         for revocation in made:
             if revocation.release not in known:

@@ -26,12 +26,13 @@ TOP = ("root", "timestamp", "snapshot", "targets")
 LEAST_THRESHOLD = 2  # below it one person could do it alone
 CHANNEL_FIELD = "x-tallystick-channel"  # in all that people sign: which channel it is for, and its settings
 CHANGE_FIELD = "x-tallystick-change"  # in releases and policies metadata: who proposed this version
+MADE_FIELD = "x-tallystick-made-at"  # in the timestamp: when it was signed
 PERSON_FIELD = "x-tallystick-person"  # in a key: whose it is
 TIME = "%Y-%m-%dT%H:%M:%SZ"  # how our own fields write an instant
 _MOST = {"slsa_build_level": 3, "slsa_source_level": 4, "vulnerabilities_days": 90}  # levels: SLSA v1.2
 _REVOCATIONS = "revocations-"
 _PATHS = {
-    RELEASES: ["releases/*/*", "releases/*/*/*"],
+    RELEASES: ["releases/*/*", "releases/*/*/*", "artifacts/*/*", "artifacts/*/*/*"],
     POLICIES: ["policies/*/*", "policies/*/*/*", "policies/*/*/*/*"],
 }
 

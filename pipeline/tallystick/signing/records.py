@@ -70,6 +70,7 @@ class Trust:
     witnesses: tuple[Witness, ...] = ()  # of transparency logs
     witness_threshold: int = 0  # holders of witnesses that production asks for; never fewer than one there
     custody: tuple[Custody, ...] = ()
+    artifact_signers: tuple[Identity, ...] = ()  # may sign artifact releases: weights, tokenizers, indexes
 
     def holder(self, key: Digest) -> str | None:
         """Return who holds the key with that SubjectPublicKeyInfo digest, or None when nobody is written down."""

@@ -25,7 +25,7 @@ LABELS = (roots.EMBEDDED_DEV, "production")
 _WHAT = "trust file"
 _MAX_BYTES = 16 << 20
 _NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-_OPTIONAL = ("witnesses", "custody")
+_OPTIONAL = ("witnesses", "custody", "artifact_signers")
 _FIELDS = ("schema", "label", "sigstore_root", "builders", "promoters", "layout", "channels", "endorsers")
 
 _HOLDER = r"[^\x00-\x1f\x7f]{1,256}"
@@ -80,6 +80,7 @@ def parse(data: bytes) -> Trust:
         witnesses=_items(witnesses["keys"], "witnesses.keys", _witness),
         witness_threshold=_threshold(witnesses["threshold"], "witnesses.threshold"),
         custody=_items(fields.get("custody", []), "custody", _custody),
+        artifact_signers=_items(fields.get("artifact_signers", []), "artifact_signers", _identity),
     )
     _check(trust)
     return trust
@@ -97,6 +98,8 @@ def dump(trust: Trust) -> bytes:
         more["witnesses"] = {"threshold": trust.witness_threshold, "keys": listed}
     if trust.custody:
         more["custody"] = [{"holder": c.holder, "keys": list(map(str, c.keys))} for c in trust.custody]
+    if trust.artifact_signers:
+        more["artifact_signers"] = [_of_identity(signer) for signer in trust.artifact_signers]
     data = jsondoc.dumps(
         {
             "schema": SCHEMA,
@@ -126,6 +129,7 @@ def _check(trust: Trust) -> None:
     for at, values in (
         ("builders", trust.builders),
         ("promoters", trust.promoters),
+        ("artifact_signers", trust.artifact_signers),
         ("layout.owners", trust.layout_owners),
         ("channels", [name for name, _ in trust.channels]),
         ("endorsers", [endorser.spki for endorser in trust.endorsers]),
