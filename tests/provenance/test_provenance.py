@@ -106,6 +106,8 @@ def test_the_commit_is_named_and_the_times_are_only_there_when_given():
     provenance = slsa.parse(intoto.parse(data))
     assert provenance.started_on == "2026-11-22T10:00:00Z"
     assert provenance.dependencies[0].digest("gitCommit") == "1" * 40
+    (tree,) = [item for item in provenance.dependencies if item.digest("narHash") == builds.SOURCE_NAR.hex]
+    assert tree.annotation("source:gitCommit") == "1" * 40
     assert check.check(intoto.parse(data), released()).findings == ()
     assert "metadata" not in json.loads(DATA)["predicate"]["runDetails"]
 
@@ -171,6 +173,20 @@ def test_the_commit_is_named_and_the_times_are_only_there_when_given():
             "provenance.source.digest",
         ),
         (lambda d: definition(d)["internalParameters"]["nix"].update(sandbox=1), "provenance.nix"),
+        (
+            lambda d: definition(d)["internalParameters"]["nix"]["config"].update(sandbox="relaxed"),
+            "provenance.nix",
+        ),
+        (
+            lambda d: definition(d)["internalParameters"]["nix"]["config"].update(
+                substituters="https://cache.example"
+            ),
+            "provenance.nix",
+        ),
+        (
+            lambda d: dependency(d, "attester")["annotations"].update({"source:gitCommit": "1" * 40}),
+            "provenance.source.commit",
+        ),
         (
             lambda d: dependency(d, "attester")["digest"].update(narHash="0" * 64),
             "provenance.source.path",

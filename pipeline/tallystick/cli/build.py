@@ -46,7 +46,9 @@ def build(
     state: StateOption = None,
     builder_id: Annotated[str, typer.Option(help="Who builds, as the provenance says it.")] = BUILDER_ID,
     source_uri: Annotated[str, typer.Option(help="Where the source was checked out from.")] = "",
-    source_commit: Annotated[str, typer.Option(help="The commit of the source.")] = "",
+    source_commit: Annotated[
+        str, typer.Option(help="The commit of the source; in a checkout, files must be its own.")
+    ] = "",
     cyclonedx: Annotated[
         str, typer.Option("--cyclonedx", help="Version of CycloneDX for the SBOM: 1.6 or 1.7.")
     ] = "1.6",
@@ -56,7 +58,7 @@ def build(
 
     The second build happens in an empty store on another file system. Exit 8: the two differ.
     """
-    from tallystick.build import make
+    from tallystick.build import git, make
     from tallystick.build.seeds import cache_folder
     from tallystick.core.files import read_file, whole_folder
     from tallystick.formats.cyclonedx import SPEC_VERSIONS
@@ -68,6 +70,8 @@ def build(
         )
     document = None if init_data is None else read_file(init_data, "init-data", max_bytes=1 << 20)
     order = make.order(recipe, cache_folder())
+    if source is not None:
+        git.check(source.commit, (order.project.nix, order.project.source / "tallystick"))
     _check_out(out)
     made = make.build(order, state=state_folder(state), say=progress)
     with whole_folder(out) as folder:

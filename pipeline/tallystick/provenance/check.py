@@ -21,6 +21,8 @@ from tallystick.provenance import make
 
 _HARDENING = (("sandbox", True), ("sandboxFallback", False), ("buildUsers", True))  # DESIGN.md, invariant 12
 
+_SETTINGS = (("sandbox", "true"), ("sandbox-fallback", "false"), ("builders", ""), ("substituters", ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
@@ -106,6 +108,11 @@ def _nix(provenance: Provenance) -> Iterator[Finding]:
         if nix.get(name) is not want:
             where = f"internalParameters.nix.{name}"
             yield Finding("provenance.nix", where, str(want).lower(), str(nix.get(name)).lower())
+    config = _object(nix, "config", "internalParameters.nix")
+    for name, setting in _SETTINGS:
+        if name in config and config[name] != setting:  # what was observed and what was set must not part
+            where = f"internalParameters.nix.config.{name}"
+            yield Finding("provenance.nix", where, setting or "nothing", str(config[name]))
 
 
 def _paths(graph: Graph) -> Iterator[Finding]:
@@ -152,6 +159,8 @@ def _products(provenance: Provenance, graph: Graph, released: Released) -> Itera
 def _dependencies(provenance: Provenance, graph: Graph) -> Iterator[Finding]:
     """The fixed outputs and sources of the graph are exactly the dependencies that are stated."""
     stated: dict[str, Resource] = {}
+    commits = [one.digest("gitCommit") for one in provenance.dependencies if one.name == "source"]
+    commit = next((one for one in commits if one), "")
     for dependency in provenance.dependencies:
         if dependency.name == "source" and dependency.digest("gitCommit"):
             continue  # a claim about where the sources were, which the texts can not confirm
@@ -172,6 +181,8 @@ def _dependencies(provenance: Provenance, graph: Graph) -> Iterator[Finding]:
             yield from _differ("provenance.dependency.digest", dependency.name, want, got or "none")
         elif key in sources:
             yield from _source(key, dependency)
+            got = str(dependency.annotation(make.REVISION) or "none")
+            yield from _differ("provenance.source.commit", key, commit or "none", got)
 
 
 def _source(path: str, dependency: Resource) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from tallystick.formats.slsa import Provenance, Resource
 BUILD_TYPE = "https://tallystick.dev/buildtypes/nix-image/v1"
 RECIPE_FILE = "recipe.yaml"
 DERIVATIONS = "derivations/"  # folder of the derivations' texts in a release directory
+REVISION = "source:gitCommit"  # annotation of a local source: the commit that its files are of
 NAR_HASH = "narHash"  # SHA-256 of a Nix archive, in hex: never to be taken for the SHA-256 of a file
 
 
@@ -78,7 +79,7 @@ def dependencies(build: Build, graph: Graph, source: Source | None) -> Iterator[
         yield fixed_output(path, step)
     hashes = dict(build.sources)
     for path in graph.sources():
-        yield local_source(path, hashes.get(path))
+        yield local_source(path, hashes.get(path), source)
 
 
 def fixed_output(path: str, step: Derivation) -> Resource:
@@ -96,13 +97,14 @@ def fixed_output(path: str, step: Derivation) -> Resource:
     )
 
 
-def local_source(path: str, nar: Digest | None) -> Resource:
-    """Return a store path that was copied from the builder's own files."""
+def local_source(path: str, nar: Digest | None, source: Source | None) -> Resource:
+    """Return a store path that was copied from the builder's own files: its content by NAR hash, and its revision."""
+    revision = () if source is None else ((REVISION, source.commit),)
     return Resource(
         name=nixstore.name_of(path),
         uri=f"nix-store:{path}",
         digests=((NAR_HASH, nar.hex),) if nar is not None else (),
-        annotations=(("nix:output", path),),
+        annotations=(("nix:output", path), *revision),
     )
 
 
