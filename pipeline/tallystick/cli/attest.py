@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from tallystick.core.errors import Misuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tallystick.handshake.shares import SharedKey
 
 
 app = command_app("Prove what runs on this machine, and get a key for it.")
@@ -27,7 +30,12 @@ _MAX_INIT_DATA_BYTES = 1 << 20
 
 @app.command()
 def run(
-    broker: Annotated[str, typer.Option("--broker", help="Address of the key broker, ours or any KBS.")],
+    broker: Annotated[
+        list[str],
+        typer.Option(
+            "--broker", help="Address of the key broker, ours or any KBS. May be given again with --shared."
+        ),
+    ],
     key: Annotated[str, typer.Option("--key", help="The key's KBS resource path: repository/type/tag.")],
     command: Annotated[
         list[str] | None,
@@ -62,6 +70,13 @@ def run(
             "--init-data", help="A TOML text; measured into PCR 8 first unless it is there already."
         ),
     ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            "--shared",
+            help="The key is shared among brokers: the name of the init-data's entry that says how.",
+        ),
+    ] = None,
     event_log: Annotated[
         Path, typer.Option("--event-log", help="The firmware's event log, sent along when there is one.")
     ] = _EVENT_LOG,
@@ -86,6 +101,7 @@ def run(
     from tallystick.attester import collectors, handover
     from tallystick.attester.backoff import until
     from tallystick.attester.client import KbsClient
+    from tallystick.attester.shared import gather
     from tallystick.core.files import read_file
     from tallystick.handshake import initdata
     from tallystick.handshake.kbs import check_key
@@ -94,18 +110,27 @@ def run(
     toml = None if init_data is None else read_file(init_data, "init-data", max_bytes=_MAX_INIT_DATA_BYTES)
     if toml is not None:
         initdata.parse(toml)
+    document_of = _shared(key, broker, toml, shared)
     devices = collectors.Devices(tpm=tpm, event_log=event_log, nvml=nvml)
 
     def attested() -> bytes:
+        if document_of is None:
+            return ask(broker[0], key)
+        gathered = gather(document_of, {url: partial(ask, url) for url in broker})
+        for finding in gathered.failed:
+            progress(f"no share from {finding.where}: {finding.got}  [{finding.code}]")
+        return gathered.secret
+
+    def ask(url: str, name: str) -> bytes:
         chosen = tee or ("tpm" if tpm != _DEVICE else collectors.detect(devices))
         if toml is not None and chosen == "tpm":
             _measure(tpm, toml)
-        client = KbsClient(broker, tee=chosen, ca=ca)
+        client = KbsClient(url, tee=chosen, ca=ca)
         with collectors.prover(client, chosen, devices) as prove:
             text = None if toml is None else toml.decode("utf-8")
             client.attest(prove, init_data=text, show=collectors.shower(devices))
-        progress(f"attested to {broker} with evidence of {chosen}")
-        return client.fetch(key)
+        progress(f"attested to {url} with evidence of {chosen}")
+        return client.fetch(name)
 
     secret = until(attested, wait)
     if command:
@@ -115,8 +140,30 @@ def run(
         sys.stdout.buffer.flush()
         return
     handover.write(output, secret)
-    document = {"key": key, "broker": broker, "file": str(output), "size": len(secret)}
+    document = {"key": key, "broker": ", ".join(broker), "file": str(output), "size": len(secret)}
     emit(document, f"wrote {key} to {output}", as_json=as_json)
+
+
+def _shared(key: str, brokers: list[str], toml: bytes | None, name: str | None) -> SharedKey | None:
+    """Return how the key is shared: an entry of the init-data, which is measured, so that nobody can replace it."""
+    from tallystick.handshake import initdata
+    from tallystick.handshake.shares import SharedKey
+
+    if name is None:
+        if len(brokers) != 1:
+            raise Misuse("attest run: several brokers go with --shared", code="attest.shared")
+        return None
+    if toml is None:
+        raise Misuse("attest run: --shared names an entry of --init-data", code="attest.shared")
+    entries = dict(initdata.parse(toml).data)
+    if name not in entries:
+        raise Misuse(f"attest run: the init-data has no entry {name}", code="attest.shared")
+    found = SharedKey.parse(entries[name].encode())
+    if found.key != key:
+        raise Misuse(f"attest run: {name} is of the key {found.key}, not {key}", code="attest.shared")
+    if len(set(brokers)) < found.threshold:
+        raise Misuse(f"attest run: {key} wants {found.threshold} brokers or more", code="attest.shared")
+    return found
 
 
 def _hand_over(command: list[str], secret: bytes, attested: Callable[[], bytes], every: float | None) -> int:

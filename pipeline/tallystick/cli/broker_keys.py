@@ -88,6 +88,48 @@ def rotate(
 
 
 @app.command()
+def split(
+    key: Key,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new folder for the shares and shared.json.")
+    ],
+    threshold: Annotated[
+        int, typer.Option("--threshold", "-k", help="How many brokers must release a share.")
+    ],
+    count: Annotated[int, typer.Option("--shares", "-n", help="How many brokers get one.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A file with the key's bytes. Default: a random key, in DIR/key."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Split a key among brokers so that none of them can release it alone. This machine sees the key.
+
+    Import each share at its own broker under the same name, then delete it; shared.json is public and goes into the
+    init-data, where it is measured.
+    """
+    import os
+
+    from tallystick.broker.secretfiles import write_secret
+    from tallystick.broker.vault import GENERATED_BYTES
+    from tallystick.core.files import write_file
+    from tallystick.handshake import shares
+
+    if output.exists():
+        raise Misuse(f"{output} is there already; no key overwrites a file", code="file.exists")
+    secret = os.urandom(GENERATED_BYTES) if source is None else _secret(source)
+    public, parts = shares.split(key, secret, threshold=threshold, count=count)
+    for part in parts:
+        write_secret(output / f"share-{part.number}", part.encode())
+    if source is None:
+        write_secret(output / "key", secret)
+    write_file(output / "shared.json", public.encode())
+    files = sorted(path.name for path in output.iterdir())
+    words = f"{key}: {count} shares in {output}, {threshold} open it; import share-N at broker N, and delete it here"
+    emit({"key": key, "folder": str(output), "files": files, "threshold": threshold}, words, as_json=as_json)
+
+
+@app.command()
 def destroy(
     key: Key,
     workdir: Workdir = None,
