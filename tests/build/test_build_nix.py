@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import support_sshd
 
 from tallystick.build import compare, contents, host, make, nix, probe, seeds
 from tallystick.build.make import Order
@@ -178,13 +179,18 @@ def test_a_release_is_rebuilt_from_itself_without_network_or_cache(release, plac
     assert not (place / "no-cache").exists()
 
 
-def test_a_release_is_rebuilt_by_another_store_and_the_same_bytes_come_back(release, place):
-    """The store's URL is a folder's here; ssh-ng:// goes the same way through Nix."""
-    remote = place / "remote"
-    rebuilt = make.rebuild(release, state=place / "away", say=quiet, remote=f"local?root={remote}")
+def test_a_release_is_rebuilt_by_a_builder_over_ssh_and_the_same_bytes_come_back(
+    release, machine, place, monkeypatch
+):
+    with support_sshd.serving(place / "remote", machine) as builder:
+        monkeypatch.setenv("NIX_SSHOPTS", builder.options)
+        rebuilt = make.rebuild(release, state=place / "away", say=quiet, remote=builder.url("ssh-ng"))
     assert rebuilt.findings == ()
     made = {path for product in rebuilt.build.products for path in [product.output]}
-    assert all((remote / path.removeprefix("/")).exists() for path in made)
+    assert all(builder.store.real(path).exists() for path in made)
+    assert {line.split(" --store ")[0] for line in builder.log.read_text().splitlines()} == {
+        "nix-daemon --stdio"
+    }
 
 
 def test_a_release_with_another_seed_inside_is_not_rebuilt(release, place):

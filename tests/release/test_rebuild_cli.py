@@ -111,3 +111,10 @@ def test_a_product_that_was_not_rebuilt_is_named(rebuilding):
     wanted = links.expected(found)
     (finding,) = rebuild.other_artifacts(found, replace(wanted, products=wanted.products[1:]))
     assert finding.got == "no such file"
+
+
+def test_an_older_ssh_protocol_is_unsupported(rebuilding, capsys):
+    w, folder, *_ = rebuilding
+    arguments = ["rebuild", str(folder), "--as", "rebuilder", "--workdir", str(w.workdir), "--json"]
+    assert _run([*arguments, "--store", "ssh://builder"]) == 4
+    assert "want ssh-ng://HOST" in json.loads(capsys.readouterr().out)["error"]["message"]

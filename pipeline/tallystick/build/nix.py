@@ -30,6 +30,7 @@ _STOP_SECONDS = 20
 _LINES_KEPT = 40  # of what a failing build said
 _NO_SANDBOX = ("kernel namespaces", "creating new namespace", "setting up a private mount namespace")
 _NO_SPACE = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+_REMOTE = ("NIX_SSHOPTS", "SSH_AUTH_SOCK")  # no build step sees them
 Say = Callable[[str], None]
 
 
@@ -73,8 +74,9 @@ class Expression:
 
 
 def environment(nix: Nix, store: Store) -> dict[str, str]:
-    """Return the environment that Nix runs in: only what is written here."""
-    return {
+    """Return the environment that Nix runs in: only what is written here, and how a remote store is reached."""
+    reaching = {name: os.environ[name] for name in _REMOTE if name in os.environ}
+    return reaching | {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         "NIX_CONF_DIR": str(nix.configuration),
         "NIX_USER_CONF_FILES": "",

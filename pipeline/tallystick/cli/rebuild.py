@@ -32,7 +32,9 @@ def rebuild(
     store: Annotated[
         str | None,
         typer.Option(
-            "--store", help="URL of a Nix store that builds, such as ssh-ng://builder. Default: this machine."
+            "--store",
+            help="URL of a Nix store that builds, such as ssh-ng://builder; NIX_SSHOPTS is for ssh. "
+            "Default: this machine.",
         ),
     ] = None,
     nix: Annotated[
@@ -50,10 +52,14 @@ def rebuild(
     from tallystick.build import make
     from tallystick.cli import desks
     from tallystick.cli.build import state_folder
-    from tallystick.core.errors import NotReproducible
+    from tallystick.core.errors import NotReproducible, Unsupported
     from tallystick.release import beside, links
     from tallystick.release import index as indexes
 
+    if store is not None and store.startswith("ssh://"):
+        raise Unsupported(
+            "Nix store", at="--store", want="ssh-ng://HOST: the older protocol can not build", got=store
+        )
     who = desks.person_key(workdir, name)
     index = indexes.read(folder)
     indexes.check(folder, index)
