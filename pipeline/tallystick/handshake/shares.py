@@ -32,7 +32,7 @@ MAX_SECRET_BYTES = 64 << 10
 
 _WHAT = "shared key"
 _MAGIC, _VERSION = b"TALLYSHR", 1
-_ID_BYTES, _KEY_BYTES, _NONCE_BYTES = 16, 32, 12
+_ID_BYTES, _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 16, 32, 12, 16
 _SHARE = struct.Struct(f">8sBBB{_ID_BYTES}s{_KEY_BYTES}s")  # magic, version, threshold, number, id, value
 _POLYNOMIAL = 0x11B  # x^8 + x^4 + x^3 + x + 1, as in AES (FIPS 197, section 4.2) and SLIP-0039
 
@@ -120,10 +120,11 @@ class SharedKey:
             threshold=threshold,
             commitments=tuple(_hex(fields, "shares", one, 32) for one in commitments),
             nonce=fields.base64("nonce", max_bytes=_NONCE_BYTES),
-            sealed=fields.base64("sealed", max_bytes=MAX_SECRET_BYTES + 16),
+            sealed=fields.base64("sealed", max_bytes=MAX_SECRET_BYTES + _TAG_BYTES),
         )
-        if len(found.nonce) != _NONCE_BYTES:
-            raise fields.bad("nonce", want=f"{_NONCE_BYTES} bytes", got=str(len(found.nonce)))
+        if len(found.nonce) != _NONCE_BYTES or len(found.sealed) <= _TAG_BYTES:
+            want = f"{_NONCE_BYTES} bytes, and more than the {_TAG_BYTES} of a tag"
+            raise fields.bad("nonce, sealed", want=want, got=f"{len(found.nonce)}, {len(found.sealed)}")
         return found
 
 
