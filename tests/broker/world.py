@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from policy import policyworld
 from release.channels import Made, made
 
-from tallystick.broker import opening, server
+from tallystick.broker import enrolment_ca, opening, server
 from tallystick.broker.config import BrokerConfig, Home, Lifetimes, Limits
 from tallystick.broker.service import Broker
 from tallystick.broker.store import Store
@@ -213,10 +213,12 @@ class World:
         return [json.loads(leaf) for leaf in audit.export(self.home)]
 
 
-def new_world(folder: Path, **changes: object) -> World:
+def new_world(folder: Path, *, store: str | None = None, **changes: object) -> World:
     """A broker with two keys, one of them the canary, and a policy that gives both to release "a"."""
     world = World(folder=folder, channel=made(folder / "staging"), **changes)
-    opening.create(world.home)
+    opening.create(world.home, store=store)
+    if store is not None:
+        enrolment_ca.authority(world.home.enrolment, LABEL, now=NOW)
     vault = Vault.open(world.home.vault)
     vault.bring(key_id(WEIGHTS), CANARY, channel="staging", now=NOW)
     vault.generate(key_id(TOKENIZER), channel="staging", now=NOW)

@@ -7,6 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from tallystick.broker.tls import TlsFiles
+from tallystick.core.files import read_file
+from tallystick.release.metadata import MAX_AGE
+
+_MAX_URL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,9 @@ class BrokerConfig:
     tls: TlsFiles | None = None  # None: plain HTTP
     metrics: bool = False  # serve /metrics
     issuer: str = "tallystick-broker"  # "iss" of the attestation results
+    revocations_within: timedelta = (
+        MAX_AGE  # how long ago the channel must have spoken, or nothing is released
+    )
     passphrase: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
@@ -75,9 +82,21 @@ class Home:
         return self.folder / "vault"
 
     @property
-    def store(self) -> Path:
-        """The log, its records, used nonces, high-water marks."""
+    def store(self) -> Path | str:
+        """The log, its records, used nonces, high-water marks: a SQLite file, or the URL that ``store.url`` names."""
+        if self.store_url.exists():
+            return read_file(self.store_url, "store.url", max_bytes=_MAX_URL_BYTES).decode("utf-8").strip()
         return self.folder / "store.sqlite"
+
+    @property
+    def store_url(self) -> Path:
+        """Where the URL of a store in a database server is written, when the store is there."""
+        return self.folder / "store.url"
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a broker in this folder."""
+        return self.store_url.exists() or (self.folder / "store.sqlite").exists()
 
     @property
     def log_key(self) -> Path:

@@ -18,6 +18,7 @@ Place = Path | str  # a SQLite file, or the URL of a PostgreSQL database
 POSTGRESQL = "postgresql+psycopg"
 _BUSY_SECONDS = 10.0
 _CONNECT_SECONDS = 10
+_IDLE_SECONDS = 10  # a process that stands still inside a batch lets go of the lock after these
 _WRITES = "tallystick_writes"  # the execution option of a connection that begins by taking the write lock
 
 
@@ -143,9 +144,9 @@ def _reader(engine: Engine) -> Engine:
 
 
 def _set_up_postgresql(connection: Any, _: object) -> None:
-    """Refuse a server that would lose what it said it has committed.
+    """Refuse a server that would lose what it said it has committed; bound how long one process holds the others.
 
-    Source: PostgreSQL 15, "Write Ahead Log" (fsync, synchronous_commit).
+    Source: PostgreSQL 15, "Write Ahead Log" (fsync, synchronous_commit) and "Client Connection Defaults".
     """
     with connection.cursor() as cursor:
         for name in ("fsync", "synchronous_commit"):
@@ -157,4 +158,9 @@ def _set_up_postgresql(connection: Any, _: object) -> None:
                     f"broker store: {name} is off: the server would lose what it has committed",
                     code="store.not-durable",
                 )
+        for name, seconds in (
+            ("idle_in_transaction_session_timeout", _IDLE_SECONDS),
+            ("lock_timeout", 2 * _IDLE_SECONDS),
+        ):
+            cursor.execute("SELECT set_config(%s, %s, false)", (name, f"{seconds}s"))
     connection.commit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ from tallystick.broker.store import Batch, ChannelMark, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
 from tallystick.core.errors import Misuse
-from tallystick.core.files import read_file
+from tallystick.core.files import read_file, write_file
 from tallystick.evidence.endorsements import Endorsements
 from tallystick.policy import document
 from tallystick.release import metadata, roles
@@ -52,25 +52,33 @@ def create(
     passphrase: str | None = None,
     master: Mapping[str, str] | None = None,
     kv: Mapping[str, str] | None = None,
+    store: str | None = None,
 ) -> str:
     """Make a broker's folder and return the line that its log's checkpoints are verified with.
 
     Args:
         passphrase, master, kv: of the vault, as :meth:`Vault.create` takes them.
+        store: URL of a PostgreSQL database for the store and the sealed keys; the folder then holds only secrets, which
+            never change, and every replica has a copy of it.
 
     Raises:
-        Misuse: there is a broker already (``broker.exists``).
-        Unreachable: the folder can not be written.
+        Misuse: there is a broker already (``broker.exists``, ``store.exists``).
+        Unreachable: the folder can not be written, or the database does not answer.
     """
-    if home.store.exists():
+    if home.made:
         raise Misuse(f"there is a broker in {home.folder} already", code="broker.exists")
     private_folder(home.folder)
-    Vault.create(home.vault, passphrase=passphrase, master=master, kv=kv)
+    place: Path | str = home.store if store is None else store
+    Store.check_vacant(place)
+    database = store if kv is None else None
+    Vault.create(home.vault, passphrase=passphrase, master=master, kv=kv, database=database)
     tokens.create_key(home.token_key)
     write_secret(home.session_key, secrets.token_bytes(KEY_BYTES))
     key = logkey.create(home.log_key)
     private_folder(home.enrolment)
-    Store.create(home.store)  # last: its presence says that the folder is complete
+    Store.create(place)  # last: its presence says that the folder is complete
+    if store is not None:
+        write_file(home.store_url, f"{store}\n".encode(), mode=0o600)
     return key.verifier_line()
 
 
@@ -106,7 +114,9 @@ def open_broker(
         store.close()
         raise
     manufacturers = tuple(one for one in trust.endorsers if one.kind == MANUFACTURER)
-    authorities = _authorities(home.enrolment, {one.label for one in manufacturers}, now)
+    if isinstance(home.store, str):
+        _check_authorities(home, {one.label for one in manufacturers})
+    authorities = _authorities(home, {one.label for one in manufacturers}, now)
     token_key = tokens.load_key(home.token_key, "token key")
     session_key = read_secret(home.session_key, "session key", max_bytes=KEY_BYTES)
     return Broker(
@@ -144,7 +154,8 @@ def channel_loader(trust: Trust, channel: str) -> Loader:
     def load(read: Read, now: datetime, seen: HighWater) -> Verified:
         state = metadata.verify(read, root, channel, now, seen)
         listed = all_digests(state.delegated[roles.RELEASES].signed)
-        return Verified(policies=policies_of(read, state, seen), releases=frozenset(listed))
+        policies = policies_of(read, state, seen)
+        return Verified(policies=policies, releases=frozenset(listed), made_at=state.made_at)
 
     return load
 
@@ -179,9 +190,25 @@ def _policies(config: BrokerConfig, store: Store, ledger: Ledger, load: Loader) 
         load=load,
         read=document.read,
         seen=seen,
+        within=config.revocations_within,
         announce=announce,
     )
 
 
-def _authorities(folder: Path, labels: set[str], now: datetime) -> tuple[EnrolmentAuthority, ...]:
-    return tuple(authority(folder, label, now=now) for label in sorted(labels))
+def _authorities(home: Home, labels: Iterable[str], now: datetime) -> tuple[EnrolmentAuthority, ...]:
+    return tuple(authority(home.enrolment, label, now=now) for label in sorted(labels))
+
+
+def _check_authorities(home: Home, labels: Iterable[str]) -> None:
+    """Check that a replica has every authority already: one that it made would be believed by itself alone.
+
+    Raises:
+        Misuse: ``enrolment.missing``.
+    """
+    for label in sorted(labels):
+        if not (home.enrolment / f"{label}.crt").exists():
+            raise Misuse(
+                f"there is no authority for {label} in {home.enrolment}: make it with"
+                f" `tally broker authority {label}`, and copy the folder to every replica",
+                code="enrolment.missing",
+            )

@@ -15,7 +15,7 @@ from tallystick.broker.decisions import whole
 from tallystick.broker.policies import LoadedPolicy, PolicyState
 from tallystick.broker.sessions import Attested
 from tallystick.broker.vault import KeyId, Vault
-from tallystick.core.errors import TallystickError
+from tallystick.core.errors import TallystickError, Unreachable
 from tallystick.core.findings import Finding
 from tallystick.handshake import jwe
 
@@ -77,12 +77,18 @@ class Outcome:
 
 
 def decide(key: KeyId, attested: Attested, state: PolicyState, vault: Vault, *, now: datetime) -> Outcome:
-    """Return whether ``key`` leaves for what ``attested`` proved, and the key, wrapped to its public key."""
+    """Return whether ``key`` leaves for what ``attested`` proved, and the key, wrapped to its public key.
+
+    Raises:
+        Unreachable: the place of the sealed keys, or what seals them, does not answer.
+    """
     verdict = judge(key, attested, state, now=now)
     if not verdict.allowed:
         return Outcome(verdict=verdict, wrapped=None)
     try:
         material = vault.material(key)
+    except Unreachable:
+        raise  # nothing was refused: whoever keeps the sealed keys does not answer
     except TallystickError as error:
         return _withheld(verdict, Finding(error.code, f"key {key}", "a live key", error.message))
     if material.record.channel != state.channel:

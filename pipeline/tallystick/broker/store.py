@@ -164,19 +164,32 @@ class Store:
             Misuse: there is a store already (``store.exists``).
             Malformed, Unsupported, Unreachable: as :func:`database.url_of` and the database say.
         """
+        cls.check_vacant(place)
         if isinstance(place, Path):
-            try:
-                place.touch(mode=0o600, exist_ok=False)
-            except FileExistsError:
-                raise Misuse(f"{place} exists already", code="store.exists") from None
+            place.touch(mode=0o600)
+        engine = database.connect(place)
+        try:
+            migrating.migrate(engine, place)
+        finally:
+            engine.dispose()
+
+    @classmethod
+    def check_vacant(cls, place: Place) -> None:
+        """Check that a store can be made at ``place``.
+
+        Raises:
+            Misuse, Malformed, Unsupported, Unreachable: as :meth:`create`.
+        """
+        if isinstance(place, Path):
+            if place.exists():
+                raise Misuse(f"{place} exists already", code="store.exists")
+            return
         engine = database.connect(place)
         try:
             with database.reading(engine, place) as connection:
                 if migrating.revision(connection) is not None:
-                    raise Misuse(
-                        f"there is a store in {database.name_of(place)} already", code="store.exists"
-                    )
-            migrating.migrate(engine, place)
+                    message = f"there is a store in {database.name_of(place)} already"
+                    raise Misuse(message, code="store.exists")
         finally:
             engine.dispose()
 

@@ -70,7 +70,9 @@ sessions = Table(
     METADATA,
     Column("cookie", LargeBinary, primary_key=True),  # SHA-256 of the cookie
     Column("attestation", Text, nullable=False),  # the decision
-    Column("proof", LargeBinary, nullable=False),  # MAC of the broker's key: who only writes here attests nobody
+    Column(
+        "proof", LargeBinary, nullable=False
+    ),  # MAC of the broker's key: who only writes here attests nobody
     Column("expires_at", BIG, nullable=False, index=True),
     **KEYED,
 )
@@ -82,6 +84,16 @@ channels = Table(
     Column("name", Text, primary_key=True),
     Column("epoch", LargeBinary, nullable=False),  # changes when policies or revocations do
     Column("high_water", LargeBinary, nullable=False),
+    **KEYED,
+)
+
+# The vault's sealed documents, where it keeps them in this store (storeplace.py).
+sealed_keys = Table(
+    "sealed_keys",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("version", BIG, nullable=False),
+    Column("data", LargeBinary, nullable=False),
     **KEYED,
 )
 

@@ -120,9 +120,10 @@ class Vault:
         passphrase: str | None = None,
         master: Mapping[str, str] | None = None,
         kv: Mapping[str, str] | None = None,
+        database: str | None = None,
     ) -> Vault:
         """Make an empty vault; arguments and errors as :func:`vaultfile.create`."""
-        return cls(*vaultfile.create(folder, passphrase=passphrase, master=master, kv=kv))
+        return cls(*vaultfile.create(folder, passphrase=passphrase, master=master, kv=kv, database=database))
 
     @classmethod
     def open(cls, folder: Path, *, passphrase: str | None = None) -> Vault:

@@ -38,6 +38,7 @@ def create(
     passphrase: str | None = None,
     master: Mapping[str, str] | None = None,
     kv: Mapping[str, str] | None = None,
+    database: str | None = None,
 ) -> tuple[Place, Sealer]:
     """Make an empty vault in ``folder``; its master key is random, in a 0600 file.
 
@@ -48,6 +49,7 @@ def create(
             ``{"master": "transit", "key": URL, "ca": file}``. The passphrase is then the PIN or the token.
         kv: a key-value engine where the sealed keys lie instead of this folder: ``{"url": URL, "ca": file}``. The
             passphrase is its token, so the master key is a plain file, or in the transit engine of the same service.
+        database: URL of the broker's store, where the sealed keys lie instead, for all replicas.
 
     Raises:
         Misuse: there is a vault already (``vault.exists``), the passphrase is empty, or ``kv`` with a master key that
@@ -60,6 +62,8 @@ def create(
     if kv is not None:
         document["kv"] = dict(kv)
         _check_kv(document)
+    if database is not None:
+        document["database"] = database
     own = b""
     if master is None:
         own = secrets.token_bytes(_MASTER_BYTES)
@@ -129,7 +133,10 @@ def _sealer(folder: Path, found: Mapping[str, Any], passphrase: str | None) -> S
 
 def _place(folder: Path, found: Mapping[str, Any], passphrase: str | None) -> Place:
     from tallystick.broker.kvplace import KvPlace
+    from tallystick.broker.storeplace import StorePlace
 
+    if isinstance(database := found.get("database"), str):
+        return StorePlace(database)
     if "kv" not in found:
         return FolderPlace(folder)
     kv = found["kv"]

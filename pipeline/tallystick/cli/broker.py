@@ -58,6 +58,14 @@ def init(
     kv_ca: Annotated[
         Path | None, typer.Option("--kv-ca", help="PEM file of the authority of that service's certificate.")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            help="URL of an empty PostgreSQL database for several replicas, postgresql+psycopg://USER@HOST/NAME. "
+            "Default: a SQLite file.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a broker: an empty vault, a log with its key, and a store."""
@@ -65,7 +73,8 @@ def init(
 
     home = broker_home(workdir)
     master = _master(hsm, transit, transit_ca)
-    line = opening.create(home, passphrase=passphrase(passphrase_file), master=master, kv=_kv(kv, kv_ca))
+    secret = passphrase(passphrase_file)
+    line = opening.create(home, passphrase=secret, master=master, kv=_kv(kv, kv_ca), store=store)
     emit(
         {"broker": str(home.folder), "log_verifier": line},
         f"made a broker in {home.folder}\nits log is verified with {line}",
@@ -78,9 +87,10 @@ def migrate(workdir: Workdir = None, as_json: JsonFlag = False) -> None:
     """Bring the store of an older version to this one. Stop its brokers and back it up first."""
     from tallystick.broker import database, migrating
 
-    place = broker_home(workdir).store
-    if not place.is_file():
-        raise Misuse(f"there is no store {place}; run `tally broker init`", code="file.missing")
+    home = broker_home(workdir)
+    if not home.made:
+        raise Misuse(f"there is no broker in {home.folder}; run `tally broker init`", code="file.missing")
+    place = home.store
     engine = database.connect(place)
     try:
         before, now = migrating.migrate(engine, place)
@@ -88,6 +98,24 @@ def migrate(workdir: Workdir = None, as_json: JsonFlag = False) -> None:
         engine.dispose()
     words = f"the store is at revision {now}" + ("" if before == now else f" (it was at {before})")
     emit({"before": before, "revision": now}, words, as_json=as_json)
+
+
+@app.command()
+def authority(
+    label: Annotated[str, typer.Argument(help="A label of TPM manufacturers in the trust file.")],
+    workdir: Workdir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make the authority that certifies attestation keys of a manufacturer's TPMs, before replicas get their copies."""
+    from tallystick.broker import enrolment_ca
+    from tallystick.cli import clock
+
+    home = broker_home(workdir)
+    if not home.made:
+        raise Misuse(f"there is no broker in {home.folder}; run `tally broker init`", code="file.missing")
+    made = enrolment_ca.authority(home.enrolment, label, now=clock.now())
+    spki = str(made.endorser().spki)
+    emit({"label": label, "spki": spki}, f"the authority for {label} has the key {spki}", as_json=as_json)
 
 
 @app.command()
@@ -121,6 +149,17 @@ def serve(
             help="A 0600 file; its content is the password of the operators' page, then served at /operator.",
         ),
     ] = None,
+    revocations_within: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=192,
+            help="Hours since the channel must have been refreshed, or nothing is released.",
+        ),
+    ] = 192,
+    evidence_days: Annotated[
+        int, typer.Option(min=0, help="How long evidence is kept, sealed, for `tally whatif`; 0 keeps none.")
+    ] = 90,
     metrics: Annotated[bool, typer.Option("--metrics", help="Serve Prometheus metrics at /metrics.")] = False,
     client_rate: Annotated[
         float, typer.Option(min=0.1, help="Requests a second that one address may make in the long run.")
@@ -129,9 +168,10 @@ def serve(
 ) -> None:
     """Serve keys until SIGTERM or Ctrl-C. Says on stderr when it is ready, then one line of JSON a request."""
     import resource
+    from datetime import timedelta
 
     from tallystick.broker import opening, server
-    from tallystick.broker.config import BrokerConfig, Limits
+    from tallystick.broker.config import BrokerConfig, Lifetimes, Limits
     from tallystick.cli.workdir import place
 
     _log_to_stderr()
@@ -148,6 +188,8 @@ def serve(
         tls=_tls(tls_certificate, tls_key),
         metrics=metrics,
         limits=Limits(client_rate=client_rate, client_burst=client_burst),
+        lifetimes=Lifetimes(evidence=timedelta(days=evidence_days)),
+        revocations_within=timedelta(hours=revocations_within),
         passphrase=passphrase(passphrase_file),
     )
     page = None if page_token_file is None else _page(page_token_file, config)

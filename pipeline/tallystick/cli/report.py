@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tallystick.cli import compliance
 from tallystick.cli.channels import At, ChannelDir, TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
 from tallystick.core.errors import Misuse
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tallystick.signing.records import Trust
 
 app = command_app("Write the pages that people read.")
+compliance.register(app)
 
 _UNVERIFIED = (
     "No trust file was given, so no signature was verified for this page: it shows what the releases say."
@@ -115,7 +117,7 @@ def board(
         channel=channel,
         folder=channel_dir or desks.channel_folder(place, channel),
         trust=desks.load_trust(place, trust),
-        home=home if broker and home.store.exists() else None,
+        home=home if broker and home.made else None,
     )
     made = boards.board(sources, instant(at))
     data = drawing.render(made)

@@ -94,7 +94,7 @@ def _leaves(workdir: Path | None) -> list[bytes]:
     from tallystick.cli.broker_home import broker_home
 
     home = broker_home(workdir)
-    if not home.store.exists():
+    if not home.made:
         return []
     audit.verify(home)
     return list(audit.export(home))

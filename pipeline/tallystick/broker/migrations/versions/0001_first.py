@@ -68,3 +68,10 @@ def upgrade() -> None:
         sa.Column("data", sa.LargeBinary, nullable=False),
         **KEYED,
     )
+    op.create_table(
+        "sealed_keys",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("version", BIG, nullable=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        **KEYED,
+    )
