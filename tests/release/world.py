@@ -40,6 +40,7 @@ REBUILD = "https://tallystick.local/builders/rebuild"
 SANS = {
     "ci-builder": "https://ci.example/builder",
     "rebuilder": "https://rebuild.example/builder",
+    "model-owner": "model-owner@example.org",
     "alice": "alice@example.org",
     "bob": "bob@example.org",
     "carol": "carol@example.org",
@@ -273,5 +274,6 @@ def make(workdir: Path, *, label: str = "embedded-dev", threshold: int = 1) -> W
         layout_owners=(keys.public_pem(owner.public_key),),
         channels=roots,
         endorsers=(),
+        artifact_signers=(Identity(san=SANS["model-owner"], issuer=ISSUER),),
     )
     return World(workdir=workdir, trust=trust, signatories=signatories, online=online)

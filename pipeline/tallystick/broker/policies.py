@@ -26,7 +26,7 @@ from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused, TallystickError
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
-from tallystick.policy.normal import NormalForm
+from tallystick.policy.normal import NormalForm, PermittedRelease
 from tallystick.release.index import safe_path
 from tallystick.release.records import HighWater, VerifiedPolicies
 
@@ -246,14 +246,21 @@ def _loaded(name: str, verified: Verified, read: Reader) -> LoadedPolicy:
         finding = Finding("policy.other", f"policy {name}", want, got)
         raise NotGenuine(finding.message, findings=[finding])
     listed = verified.releases - verified.policies.revoked
-    gone = frozenset(release.digest for release in normal.releases) - listed
-    return loaded(data, normal, gone)
+    named = {release.digest for release in normal.releases}
+    named |= {one for release in normal.releases for entry in release.tuples for one in entry.artifacts}
+    return loaded(data, normal, frozenset(named) - listed)
 
 
 def loaded(data: bytes, normal: NormalForm, gone: frozenset[Digest]) -> LoadedPolicy:
-    """Return a compiled policy, apart from the releases in ``gone``, which it named and may not permit."""
-    live = tuple(release for release in normal.releases if release.digest not in gone)
-    rest = tuple(release for release in normal.releases if release.digest in gone)
+    """Return a compiled policy, apart from what it may not permit any more.
+
+    Args:
+        gone: releases and artifact releases that it named; of the latter every tuple that pins one is gone.
+    """
+    live = tuple(_without(release, gone) for release in normal.releases if release.digest not in gone)
+    live = tuple(release for release in live if release.tuples)
+    rest = tuple(_only(release, gone) for release in normal.releases)
+    rest = tuple(release for release in rest if release.tuples or release.digest in gone)
     return LoadedPolicy(
         name=normal.policy,
         digest=Digest.of(data),
@@ -262,6 +269,16 @@ def loaded(data: bytes, normal: NormalForm, gone: frozenset[Digest]) -> LoadedPo
         gone=prepare(replace(normal, releases=rest)),
         bounds=tuple(sorted(set(bounds_of_form(normal)))),
     )
+
+
+def _without(release: PermittedRelease, gone: frozenset[Digest]) -> PermittedRelease:
+    return replace(release, tuples=tuple(e for e in release.tuples if gone.isdisjoint(e.artifacts)))
+
+
+def _only(release: PermittedRelease, gone: frozenset[Digest]) -> PermittedRelease:
+    if release.digest in gone:
+        return release
+    return replace(release, tuples=tuple(e for e in release.tuples if not gone.isdisjoint(e.artifacts)))
 
 
 def dump_high_water(mark: HighWater) -> bytes:

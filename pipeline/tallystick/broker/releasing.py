@@ -142,7 +142,9 @@ def _revoked(
     decision = appraise(attested.claims, policy.gone, key=key, challenge=attested.challenge, now=now)
     if not decision.allowed:
         return ()
-    revoked = str(decision.release) in state.revoked
+    entries = [e for r in policy.gone.form.releases if r.digest == decision.release for e in r.tuples]
+    named = {str(decision.release), *(str(one) for entry in entries for one in entry.artifacts)}
+    revoked = sorted(named.intersection(state.revoked))  # the release, or an artifact release beside it
     code = "release.revoked" if revoked else "release.removed"
     want = f"a release that channel {state.channel} lists and nobody has revoked"
-    return (Finding(code, "release", want, str(decision.release)),)
+    return (Finding(code, "release", want, ", ".join(revoked) or str(decision.release)),)
