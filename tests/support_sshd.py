@@ -1,4 +1,4 @@
-"""A builder that is reached by SSH: an sshd of our own on the loopback, with throwaway keys, that runs Nix and no shell."""
+"""A builder that is reached by SSH: an sshd of our own on the loopback, with throwaway keys, that runs Nix alone."""
 
 from __future__ import annotations
 

@@ -10,6 +10,10 @@ import pytest
 from release import world as worlds
 from sbom import builds
 
+from tallystick.broker import lease_table
+from tallystick.broker.config import Home
+from tallystick.broker.leases import Lease
+from tallystick.broker.store import Store
 from tallystick.cli import clock
 from tallystick.cli.app import _run
 from tallystick.core.files import write_file
@@ -422,3 +426,65 @@ def test_an_exchange_that_stopped_before_the_key_had_its_name_is_gone_on_with(pl
     (folder / "online.key").rename(folder / "online-next.key")
     write_file(folder / "online.key", old, mode=0o600)
     assert tally("channel", "refresh", "staging")["version"] == 3
+
+
+def lease(number, release, **changes):
+    at = worlds.now()
+    holds = {
+        "id": f"lease-{number}",
+        "key": "demo/weights/v1",
+        "channel": "staging",
+        "policy": "demo",
+        "release": release,
+        "holder": f"holder-{number}",
+        "attestation": f"attestation-{number}",
+        "issued_at": at,
+        "renewed_at": at,
+        "expires_at": at + timedelta(hours=1),
+    }
+    return Lease(**holds | changes)
+
+
+def broker_with(workdir, *leases):
+    """A broker's store with these leases."""
+    home = Home(workdir / "broker")
+    home.folder.mkdir(parents=True)
+    Store.create(home.store)
+    store = Store.open(home.store)
+    with store.batch() as batch:
+        for one in leases:
+            lease_table.add(batch.connection, one)
+    store.close()
+    return home
+
+
+def test_live_leases_are_counted_before_a_release_is_revoked(place, tally, capsys):
+    tally("promote", place / "release", "--channel", "staging", "--as", "alice")
+    for name in ("bob", "carol"):
+        tally("approve", "--channel", "staging", "--as", name)
+    digest = str(index.read(place / "release").digest)
+    past = worlds.now() - timedelta(seconds=1)
+    held = [lease(number, digest) for number in range(3)]
+    over = [
+        lease(7, digest, expires_at=past),
+        lease(8, digest, ended_at=past),
+        lease(9, "sha256:" + "0" * 64),
+    ]
+    broker_with(place / "elsewhere", *held, *over)
+    home = broker_with(place / "work", lease(1, digest))
+    asked = ("revoke", digest, "--channel", "staging", "--as", "carol", "--reason", "x")
+
+    def said(*more):
+        capsys.readouterr()
+        assert _run([*asked, *more]) == 2  # nobody said --yes
+        return capsys.readouterr().err
+
+    assert "-> 0 policies -> 1 live leases" in said()
+    assert "-> 3 live leases" in said("--broker", str(place / "elsewhere"))
+    both = ("--broker", str(place / "elsewhere"), "--broker", str(place / "work"))
+    assert "-> 4 live leases" in said(*both)
+    assert "there is no store" in said("--broker", str(place / "none"))
+    home.store.write_bytes(b"no store any more")
+    assert "leases not counted: no broker here" in (words := said())
+    assert "leases not counted: " in words.splitlines()[0]  # and it says why
+    assert tally(*asked, *both[:2], "--yes")["affected"]["leases"] == 3

@@ -12,6 +12,8 @@ from tallystick.cli.desks import As, ChannelName, TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tallystick.core.digests import Digest
     from tallystick.release.affected import Reached
     from tallystick.release.desk import Desk
@@ -42,6 +44,14 @@ def revoke(
     reason: Annotated[
         str | None, typer.Option("--reason", help="Why, for those who read the channel.")
     ] = None,
+    broker: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--broker",
+            help="Work directory of a broker whose live leases are counted; can be repeated. "
+            "Default: this one's broker, when it has one.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
     workdir: Workdir = None,
     trust: TrustFile = None,
@@ -49,9 +59,9 @@ def revoke(
 ) -> None:
     """Revoke a release, or every release with a component or vulnerability.
 
-    Components, images, measurements and policies that hang on it are counted first. One person is enough, nobody else
-    can undo it, and it takes effect when brokers and clients next load the channel, at the latest when its timestamp
-    ends. The files leave the channel with the next change of the channel's releases.
+    Components, images, measurements, policies and live leases that hang on it are counted first. One person is
+    enough, nobody else can undo it, and it takes effect when brokers and clients next load the channel, at the latest
+    when its timestamp ends. The files leave the channel with the next change of the channel's releases.
     """
     from tallystick.cli import clock, desks
     from tallystick.core.errors import Misuse
@@ -66,11 +76,12 @@ def revoke(
     who = desks.person_key(workdir, name)
     found = channels.load(desk.folder.path, channel, desk.trust, desk.now, desk.seen)
     digests, reached = _chosen(desk, found, release, component, cve, vex or [])
-    document = {"channel": channel, **_document(reached, found)}
+    leases = _leases(workdir, broker, digests, desk.now)
+    document = {"channel": channel, **_document(reached, found, leases)}
     if not digests:
         emit(document | {"revoked": []}, f"nothing in {channel} is affected", as_json=as_json)
         return
-    for line in _words(reached, digests, found):
+    for line in _words(reached, digests, found, leases):
         progress(line)
     _confirm(len(digests), channel, yes=yes)
     online = desks.online_key(workdir, channel, desk.state().online)
@@ -134,7 +145,37 @@ def _confirm(count: int, channel: str, *, yes: bool) -> None:
     raise Misuse("nothing was revoked: nobody said yes (--yes)", code="revoke.unconfirmed")
 
 
-def _document(reached: tuple[Reached, ...], found: VerifiedChannel) -> dict[str, Any]:
+def _leases(
+    workdir: Path | None, brokers: list[Path] | None, digests: tuple[Digest, ...], now: datetime
+) -> int | None:
+    """Return how many leases of these releases hold now in the brokers' stores; None without a broker.
+
+    A broker that nobody named and that can not be read keeps nobody from revoking.
+    """
+    from tallystick.cli.broker_home import broker_home
+    from tallystick.core.errors import TallystickError
+
+    if brokers:
+        return sum(_held(place, digests, now) for place in brokers)
+    if not broker_home(workdir).made:
+        return None
+    try:
+        return _held(workdir, digests, now)
+    except TallystickError as error:
+        progress(f"leases not counted: {error.message}")
+        return None
+
+
+def _held(broker: Path | None, digests: tuple[Digest, ...], now: datetime) -> int:
+    from tallystick.broker import lease_table
+    from tallystick.cli.broker_leases import opened
+
+    with opened(broker) as store, store.reading() as connection:
+        held = lease_table.counts(connection, now)
+    return sum(held.get(str(digest), 0) for digest in digests)
+
+
+def _document(reached: tuple[Reached, ...], found: VerifiedChannel, leases: int | None) -> dict[str, Any]:
     return {
         "affected": {
             "components": len({one.ref for item in reached for one in item.components}),
@@ -142,13 +183,15 @@ def _document(reached: tuple[Reached, ...], found: VerifiedChannel) -> dict[str,
             "images": sum(len(item.images) for item in reached),
             "measurements": sum(item.measurements for item in reached),
             "policies": sorted({name for item in reached for name in item.policies}),
-            "leases": None,  # no broker keeps any yet
+            "leases": leases,  # None: no broker was asked
         },
         "effective_by": found.state.expires.isoformat().replace("+00:00", "Z"),
     }
 
 
-def _words(reached: tuple[Reached, ...], digests: tuple[Digest, ...], found: VerifiedChannel) -> list[str]:
+def _words(
+    reached: tuple[Reached, ...], digests: tuple[Digest, ...], found: VerifiedChannel, leases: int | None
+) -> list[str]:
     lines = []
     for item in reached:
         index = item.release.index
@@ -157,10 +200,11 @@ def _words(reached: tuple[Reached, ...], digests: tuple[Digest, ...], found: Ver
         lines += [f"  image        {path}" for path in item.images]
         lines.append(f"  measurements {item.measurements}")
         lines.append(f"  policies     {', '.join(item.policies) or 'none'}")
-    said = _document(reached, found)["affected"]
+    said = _document(reached, found, leases)["affected"]
+    held = "leases not counted: no broker here (--broker)" if leases is None else f"{leases} live leases"
     lines.append(
         f"{said['components']} components -> {said['images']} images -> {said['measurements']} measurements -> "
-        f"{len(said['policies'])} policies -> leases: brokers keep none yet"
+        f"{len(said['policies'])} policies -> {held}"
     )
     lines.append(
         f"{len(digests)} release(s); clients that have not heard take them until {found.state.expires.isoformat()}"
