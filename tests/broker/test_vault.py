@@ -217,3 +217,39 @@ def test_any_key_file_is_refused_by_name(tmp_path_factory, data):
     os.chmod(path, 0o600)
     with pytest.raises((Malformed, Unsupported, NotGenuine)):
         vault.material(WEIGHTS)
+
+
+def test_a_rotation_is_the_next_key_of_the_same_channel_and_the_old_one_stays(vault, folder):
+    vault.bring(WEIGHTS, SECRET, channel="staging", now=NOW)
+    made = vault.rotate(WEIGHTS, vaults.next_key(WEIGHTS), now=NOW)
+    assert (made.key, made.channel, made.replaces) == ("acme/weights/v2", "staging", WEIGHTS)
+    assert Vault.open(folder).material(WEIGHTS).secret == SECRET
+    assert Vault.open(folder).material(made.key).secret != SECRET
+    brought = vault.rotate(made.key, key_id("acme/weights/2027"), now=NOW, secret=b"own")
+    assert (brought.origin, vault.material(brought.key).secret) == ("imported", b"own")
+    with pytest.raises(Refused, match="is taken"):
+        vault.rotate(WEIGHTS, made.key, now=NOW)
+    vault.destroy(WEIGHTS, now=NOW)
+    with pytest.raises(Refused, match="was destroyed"):
+        vault.rotate(WEIGHTS, key_id("acme/weights/v9"), now=NOW)
+
+
+def test_whose_place_a_key_takes_is_authenticated(vault, folder):
+    vault.generate(WEIGHTS, channel="staging", now=NOW)
+    path = key_file(folder)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "replaces": "acme/tokenizer/v1"}))
+    with pytest.raises(NotGenuine, match="edited"):
+        vault.record(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("key", "following"),
+    [("a/b/v1", "a/b/v2"), ("a/b/v9", "a/b/v10"), ("a/b/2026", "a/b/2027"), ("a/b2/1", "a/b2/2")],
+)
+def test_the_next_key_counts_on(key, following):
+    assert vaults.next_key(key_id(key)) == following
+
+
+def test_a_tag_without_a_number_has_no_next_one():
+    with pytest.raises(Malformed, match="ends in a number"):
+        vaults.next_key(key_id("a/b/latest"))
