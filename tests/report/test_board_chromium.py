@@ -51,8 +51,8 @@ def test_nothing_runs_over_the_edge(seen, width, which, request):
     seen.open(request.getfixturevalue(which))
     seen.size(width, 800)
     wide = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.hidden, .skip, thead')
-        && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className)"""
-    assert seen.ask(wide) == []
+        && e.getBoundingClientRect().right > WIDTH + 1).map(e => e.tagName + '.' + e.className)"""
+    assert seen.ask(wide.replace("WIDTH", str(width))) == []
     assert seen.ask("document.documentElement.scrollWidth") <= width
 
 
