@@ -21,3 +21,12 @@ def real(promoted, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(promoted.folder, copy)
     return promoted.moved(Path(copy))
+
+
+@pytest.fixture
+def smaller(monkeypatch):
+    """Proofs for Trustee over a domain of a few hundred cases, in one engine."""
+    from tallystick.compile.targets.trustee import prove
+
+    monkeypatch.setattr(prove, "MOST_DEVIATIONS", 300)
+    monkeypatch.setattr(prove, "second_opinion", lambda: None)

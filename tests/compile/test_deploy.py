@@ -199,7 +199,7 @@ def test_a_token_that_is_empty_or_wrong():
 
 
 @pytest.fixture
-def applied(real, capsys, tmp_path):
+def applied(smaller, real, capsys, tmp_path):
     """A compiled policy, the arguments to apply it, and a new Trustee."""
     folder = tmp_path / "out"
     code, _ = run(real.arguments("compile", str(real.policy), "-o", str(folder)), capsys)
@@ -231,6 +231,53 @@ def test_apply_needs_first_where_nothing_of_ours_is(applied, capsys):
     assert run(apply, capsys)[0] == Exit.OK
     code, found = run(drift, capsys)
     assert (code, found["findings"]) == (Exit.OK, [])
+
+
+INDEX = "retrieval/index/v1"
+
+
+def second(real, tmp_path, capsys, *more):
+    """Another policy for the same Trustee, compiled: its path and its folder."""
+    text = real.policy.read_text().replace("name: confidential-inference", "name: retrieval", 1)
+    for old, new in (*((f"key: {key}", f"key: {INDEX}") for key in (WEIGHTS,)), *more):
+        assert old in text
+        text = text.replace(old, new, 1)
+    lines = [line for line in text.split("\n") if TOKENIZER not in line and "artifact: tokenizer" not in line]
+    path, folder = real.folder / "second.yaml", tmp_path / "second"
+    path.write_text("\n".join(lines))
+    code, found = run(real.arguments("compile", str(path), "-o", str(folder)), capsys)
+    assert code == Exit.OK, found
+    return path, folder
+
+
+def test_two_policies_are_put_in_force_in_one_trustee(applied, real, capsys, tmp_path):
+    trustee, apply, drift, folder = applied
+    path, other = second(real, tmp_path, capsys)
+    both = [*apply[:2], str(folder), str(other), *apply[3:], "--policy", str(path)]
+    code, found = run([*both, "--first", "--dry-run", "-o", str(tmp_path / "files")], capsys)
+    assert (code, found["sent"]) == (Exit.OK, 0)
+    assert "residual-retrieval.json" in {one.name for one in (tmp_path / "files").iterdir()}
+    assert run([*both, "--first", "--dry-run", "-o", str(tmp_path / "files")], capsys)[0] == Exit.MISUSE
+    assert run([*both, "--first", "-o", str(tmp_path / "more")], capsys)[0] == Exit.MISUSE
+    assert run([*apply[:2], str(folder), str(other), *apply[3:]], capsys)[0] == Exit.MISUSE
+    code, found = run([*both, "--first"], capsys)
+    assert code == Exit.OK, found
+    assert trustee.gives("a", WEIGHTS)
+    assert trustee.gives("a", INDEX)
+    assert not trustee.gives("b", INDEX)
+    assert run([*drift[:2], str(folder), str(other), *drift[3:]], capsys)[0] == Exit.OK
+    assert run(apply, capsys)[0] == Exit.OK  # the first policy alone again
+    assert trustee.gives("a", WEIGHTS)
+    assert not trustee.gives("a", INDEX)
+
+
+def test_two_policies_with_one_key_are_refused_and_nothing_is_sent(applied, real, capsys, tmp_path):
+    trustee, apply, _, folder = applied
+    path, other = second(real, tmp_path, capsys, (f"key: {INDEX}", f"key: {WEIGHTS}"))
+    both = [*apply[:2], str(folder), str(other), *apply[3:], "--policy", str(path)]
+    code, found = run([*both, "--first"], capsys)
+    assert (code, found["error"]["code"]) == (Exit.REFUSED, "trustee.merge.key")
+    assert trustee.seen == []
 
 
 def test_drift_names_what_somebody_changed(applied, capsys):

@@ -75,15 +75,6 @@ def test_every_platform_is_proved_for_the_broker(name):
     assert (one.proof.released, one.proof.accepted) == (2, 2)
 
 
-@pytest.fixture
-def smaller(monkeypatch):
-    """A domain of a few hundred cases, in one engine."""
-    from tallystick.compile.targets.trustee import prove
-
-    monkeypatch.setattr(prove, "MOST_DEVIATIONS", 300)
-    monkeypatch.setattr(prove, "second_opinion", lambda: None)
-
-
 @pytest.mark.parametrize("name", SHOWN)
 @pytest.mark.parametrize("version", codec.VERSIONS)
 def test_every_platform_that_trustee_has_is_accepted_by_it(name, version, smaller):

@@ -13,7 +13,10 @@ from tallystick.cli.output import JsonFlag, emit, progress
 from tallystick.core.errors import Misuse, Refused, Unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tallystick.compile.rollout import RolloutStep
+    from tallystick.compile.targets.base import Proof
     from tallystick.compile.targets.trustee.admin import Admin
     from tallystick.core.findings import Finding
     from tallystick.policy.normal import NormalForm
@@ -21,7 +24,12 @@ if TYPE_CHECKING:
 _MAX_TOKEN_BYTES = 64 << 10
 _MAX_ANSWER_BYTES = 1 << 20
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What `tally compile` wrote.")]
+Folders = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FOLDER…", help="What `tally compile` wrote; several for several policies of one broker."
+    ),
+]
 Url = Annotated[str, typer.Option("--url", help="Address of the broker: https://HOST:PORT.")]
 TargetName = Annotated[str, typer.Option("--target", help="trustee, or broker for our own.")]
 AdminToken = Annotated[
@@ -40,8 +48,11 @@ def register(app: typer.Typer) -> None:
 
 
 def apply(
-    folder: Folder,
-    policy: Annotated[Path, typer.Option("--policy", help="The policy it is of, a YAML file.")],
+    folder: Folders,
+    policy: Annotated[
+        list[Path],
+        typer.Option("--policy", help="The policy it is of, a YAML file; one for each folder, in order."),
+    ],
     url: Url,
     admin_token_file: AdminToken = None,
     admin_key: AdminKeyFile = None,
@@ -51,18 +62,22 @@ def apply(
         bool, typer.Option("--first", help="What is deployed is not ours: close the door to everybody first.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the steps, and send nothing.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="With --dry-run: a new folder for what would be sent."),
+    ] = None,
     workdir: Workdir = None,
     channel_dir: ChannelDir = None,
     trust: TrustFile = None,
     at: At = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Prove a compiled policy once more and put it in force in a Trustee, tightening before widening.
+    """Prove compiled policies once more and put them in force in a Trustee, tightening before widening.
 
-    Repeat it when it was interrupted: every step can be sent again. Our broker takes no upload: with --target broker
-    it reads its channel now, and what is in force then must be this policy.
+    Several policies become one set of files, proved for each of them: a KBS has one resource policy. Repeat it when it
+    was interrupted: every step can be sent again. Our broker takes no upload: with --target broker it reads its channel
+    now, and what is in force then must be these policies.
     """
-    from tallystick.cli.prove import proved
     from tallystick.compile.targets.trustee import deploy
 
     if target == "broker":
@@ -71,13 +86,13 @@ def apply(
     if target != "trustee":
         want = "promote the compiled policy: our broker loads it from the channel and takes no upload"
         raise Misuse(f"apply is for trustee and broker; {want}", code="apply.target")
-    compilation, proofs = proved(folder, policy, workdir, channel_dir, trust, at)
-    if target not in compilation.files:
-        raise Misuse(f"{folder} was not compiled for {target}", code="apply.target")
-    files = compilation.of(target)
+    if output is not None and not dry_run:
+        raise Misuse("--output is for --dry-run", code="apply.output")
+    files, proofs = _deployment(folder, policy, workdir, channel_dir, trust, at)
     planned = deploy.steps(files, first=first)
     names = [step.what for step in planned]
     if dry_run:
+        _write(output, files)
         emit({"target": target, "url": url, "steps": names, "sent": 0}, "\n".join(names), as_json=as_json)
         return
     admin = _admin(url, admin_token_file, ca)
@@ -88,22 +103,20 @@ def apply(
         admin.send(step)
     if findings := _reference_drift(admin, deploy.expected(files)):
         raise Refused("the KBS took the policy and answers other Reference Values", findings=findings)
-    words = [f"in force at {url}", *(proof.words for proof in proofs if proof.target == target)]
+    words = [f"in force at {url}", *(proof.words for proof in proofs)]
     emit(
         {"target": target, "url": url, "steps": names, "sent": len(names)}, "\n".join(words), as_json=as_json
     )
 
 
-def _have_read(folder: Path, url: str, admin_key: Path | None, ca: Path | None, *, as_json: bool) -> None:
+def _have_read(
+    folders: Sequence[Path], url: str, admin_key: Path | None, ca: Path | None, *, as_json: bool
+) -> None:
     """Have our broker read its channel, and compare what is then in force with what was compiled."""
-    from tallystick.compile import output
-
-    compilation = output.read(folder)
-    if "broker" not in compilation.files:
-        raise Misuse(f"{folder} was not compiled for broker", code="apply.target")
+    held = [_files(one, "broker") for one in folders]
     asked = client(url, admin_key, ca)
     deployed = {} if asked is None else asked.read_channel()
-    findings, compared = _policy_drift(deployed, compilation.of("broker"))
+    findings, compared = _policy_drift(deployed, held)
     if findings:
         words = "promote the compiled policy: the broker loads it from the channel and takes no upload"
         raise Refused(f"{url} read its channel, which has another policy; {words}", findings=findings)
@@ -115,7 +128,7 @@ def _have_read(folder: Path, url: str, admin_key: Path | None, ca: Path | None, 
 
 
 def drift(
-    folder: Folder,
+    folder: Folders,
     url: Url,
     admin_token_file: AdminToken = None,
     target: TargetName = "trustee",
@@ -126,20 +139,18 @@ def drift(
 
     Of a Trustee the Reference Values can be read back, and no policy; of our broker every policy's digest.
     """
-    from tallystick.compile import output
     from tallystick.compile.targets.trustee import deploy
 
-    compilation = output.read(folder)
-    if target not in ("trustee", "broker") or target not in compilation.files:
-        raise Misuse(f"{folder} was not compiled for {target}, or it can not be asked", code="apply.target")
-    files = compilation.of(target)
+    if target not in ("trustee", "broker"):
+        raise Misuse(f"{target} can not be asked: want trustee or broker", code="apply.target")
+    held = [_files(one, target) for one in folder]
     if target == "trustee":
-        findings = _reference_drift(_admin(url, admin_token_file, ca), deploy.expected(files))
-        compared = len(deploy.expected(files))
+        expected = {name: value for files in held for name, value in deploy.expected(files).items()}
+        findings, compared = _reference_drift(_admin(url, admin_token_file, ca), expected), len(expected)
     else:
-        findings, compared = _policy_drift(_ask_broker(url, ca), files)
+        findings, compared = _policy_drift(_ask_broker(url, ca), held)
     if findings:
-        raise Refused(f"{url} does not run what is in {folder}", findings=findings)
+        raise Refused(f"{url} does not run what is in {', '.join(map(str, folder))}", findings=findings)
     read = "Reference Values (policies can not be read back)" if target == "trustee" else "policies"
     words = f"no drift: {compared} {read} at {url} are what was compiled"
     emit({"target": target, "url": url, "compared": compared, "findings": []}, words, as_json=as_json)
@@ -189,16 +200,59 @@ def plan(
 
 
 def _form(folder: Path) -> NormalForm:
-    from tallystick.compile import output
     from tallystick.compile.targets.broker import FILE
     from tallystick.policy import document
 
+    return document.read(_files(folder, "broker")[FILE])
+
+
+def _files(folder: Path, target: str) -> Mapping[str, bytes]:
+    from tallystick.compile import output
+
     compilation = output.read(folder)
-    if "broker" not in compilation.files:
-        raise Misuse(
-            f"{folder} was not compiled for broker, whose file is the normal form", code="apply.target"
-        )
-    return document.read(compilation.of("broker")[FILE])
+    if target not in compilation.files:
+        raise Misuse(f"{folder} was not compiled for {target}", code="apply.target")
+    return compilation.of(target)
+
+
+def _deployment(
+    folders: Sequence[Path],
+    policies: Sequence[Path],
+    workdir: Path | None,
+    channel_dir: Path | None,
+    trust: Path | None,
+    at: str | None,
+) -> tuple[Mapping[str, bytes], Sequence[Proof]]:
+    """Return the files for one Trustee that serves every folder's policy, and their proofs."""
+    from tallystick.cli.prove import proved
+    from tallystick.compile.targets.trustee import choice, emit, merge
+
+    if len(folders) != len(policies):
+        message = f"want one --policy for each folder, got {len(policies)} for {len(folders)}"
+        raise Misuse(message, code="apply.policies")
+    entries, proofs = [], []
+    for folder, policy in zip(folders, policies, strict=True):
+        _files(folder, emit.NAME)
+        wanted, form, shown, now = proved(folder, policy, workdir, channel_dir, trust, at)
+        entries += [(form, choice.of(one)) for one in wanted.targets if one.name == emit.NAME]
+        proofs += [proof for proof in shown if proof.target == emit.NAME]
+    if len(folders) == 1:
+        return _files(folders[0], emit.NAME), proofs
+    deployment = merge.deployment(entries)
+    files = deployment.files()
+    return files, merge.prove(files, deployment, now)
+
+
+def _write(output: Path | None, files: Mapping[str, bytes]) -> None:
+    from tallystick.core.files import whole_folder, write_file
+
+    if output is None:
+        return
+    if output.exists():
+        raise Misuse(f"{output} is there already: want a new folder", code="apply.output")
+    with whole_folder(output) as work:
+        for name, data in files.items():
+            write_file(work / name, data)
 
 
 def _steps(path: Path) -> tuple[RolloutStep, ...]:
@@ -261,19 +315,22 @@ def _reference_drift(admin: Admin, expected: dict[str, Any]) -> list[Finding]:
     return found
 
 
-def _policy_drift(deployed: dict[str, Any], files: Any) -> tuple[list[Finding], int]:
+def _policy_drift(deployed: dict[str, Any], held: Sequence[Mapping[str, bytes]]) -> tuple[list[Finding], int]:
     from tallystick.compile.targets.broker import FILE
     from tallystick.core.digests import Digest
     from tallystick.core.findings import Finding
     from tallystick.policy import document
 
-    form = document.read(files[FILE])
-    want = str(Digest.of(files[FILE]))
-    got = str(deployed.get("policies", {}).get(form.policy, "nothing"))
-    found = [] if got == want else [Finding("drift.policy", form.policy, want, got)]
-    if deployed.get("channel") != form.channel:
-        found.append(Finding("drift.channel", "channel", form.channel, str(deployed.get("channel"))))
-    return found, 1
+    found = []
+    for files in held:
+        form = document.read(files[FILE])
+        want = str(Digest.of(files[FILE]))
+        got = str(deployed.get("policies", {}).get(form.policy, "nothing"))
+        if got != want:
+            found.append(Finding("drift.policy", form.policy, want, got))
+        if deployed.get("channel") != form.channel:
+            found.append(Finding("drift.channel", "channel", form.channel, str(deployed.get("channel"))))
+    return found, len(held)
 
 
 def _ask_broker(url: str, ca: Path | None) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from tallystick.cli.channels import At, ChannelDir, TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
 
 if TYPE_CHECKING:
-    from tallystick.compile.output import Compilation
+    from datetime import datetime
+
     from tallystick.compile.targets.base import Proof
+    from tallystick.policy.model import Policy
     from tallystick.policy.normal import NormalForm
 
 app = command_app()
@@ -33,7 +35,7 @@ def prove(
     The policy and the trust file come from you, the releases from the channel. Exit 6 with evidence that would
     get a key when the proof fails.
     """
-    _, form, proofs = _proved(folder, policy, workdir, channel_dir, trust, at)
+    _, form, proofs, _ = proved(folder, policy, workdir, channel_dir, trust, at)
     document = {
         "policy": form.policy,
         "channel": form.channel,
@@ -58,24 +60,12 @@ def proved(
     channel_dir: Path | None,
     trust: Path | None,
     at: str | None,
-) -> tuple[Compilation, list[Proof]]:
-    """Return the compilation in ``folder`` and its proofs against the verified channel.
+) -> tuple[Policy, NormalForm, list[Proof], datetime]:
+    """Return the policy, what it permits by the verified channel, the proofs of ``folder``, and their time.
 
     Raises:
         Refused: a proof fails. TallystickError: the policy, the channel or the folder is not as it must be.
     """
-    compilation, _, proofs = _proved(folder, policy, workdir, channel_dir, trust, at)
-    return compilation, proofs
-
-
-def _proved(
-    folder: Path,
-    policy: Path,
-    workdir: Path | None,
-    channel_dir: Path | None,
-    trust: Path | None,
-    at: str | None,
-) -> tuple[Compilation, NormalForm, list[Proof]]:
     from tallystick.cli.channels import read_policy, verified_channel
     from tallystick.compile import output
     from tallystick.compile.compile import NoRelease, normal_form
@@ -91,4 +81,4 @@ def _proved(
         extra = ", ".join(sorted(set(compilation.files) - {target.name for target in targets})) or "none"
         raise Misuse(f"{folder}: targets that the policy is not for: {extra}", code="target.not-in-policy")
     jobs = [Job(form=form, target=one, now=now, files=compilation.of(one.name)) for one in targets]
-    return compilation, form, list(prove_all(jobs))
+    return wanted, form, list(prove_all(jobs)), now

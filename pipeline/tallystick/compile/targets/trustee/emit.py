@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,26 +110,39 @@ def _lacks_of_registers(form: NormalForm, choice: TrusteeTarget) -> Iterator[Lac
 
 def emit(form: NormalForm, choice: TrusteeTarget) -> Emitted:
     """Return the files; :meth:`Backend.emit` says more."""
-    whys = {lack.requirement: lack.why for lack in lacks(form, choice)}
-    chunks, appraisal = appraisal_of(form, choice)
-    files = {
-        AS_POLICY: rego.evidence_policy(appraisal).encode("utf-8"),
-        RESOURCE_POLICY: rego.resource_policy(appraisal).encode("utf-8"),
-        RESIDUAL: papers.residual(form, NAME, f"{NAME} {choice.version}", whys, assumptions(choice, form)),
-    }
-    if appraisal.devices:
-        files[GPU_POLICY] = rego.device_policy(appraisal).encode("utf-8")
-    files |= {f"rvps_{number}.json": _message(chunk) for number, chunk in enumerate(chunks)}
-    assumed = assumptions(choice, form)
-    files[README] = readme(appraisal, choice, files, assumed).encode("utf-8")
-    _check_room(form, files)
     return Emitted(
         target=NAME,
-        files=dict(sorted(files.items())),
+        files=files_of([form], choice),
         max_age_seconds=form.max_age_seconds,
-        not_after=appraisal.head.not_after,
-        assumes=assumed,
+        not_after=view.end(form, NAME),
+        assumes=assumptions(choice, [form]),
     )
+
+
+def files_of(forms: Sequence[NormalForm], choice: TrusteeTarget) -> dict[str, bytes]:
+    """Return the files of one deployment that serves every form: policies with a part for each, and its own papers.
+
+    Raises:
+        Inexpressible: they are larger than Trustee takes; the error says how many releases fit.
+    """
+    made = [appraisal_of(form, choice) for form in forms]
+    parts = [appraisal for _, appraisal in made]
+    assumed = assumptions(choice, forms)
+    files = {
+        AS_POLICY: rego.evidence_policy(parts).encode("utf-8"),
+        RESOURCE_POLICY: rego.resource_policy(parts).encode("utf-8"),
+    }
+    for form in forms:
+        whys = {lack.requirement: lack.why for lack in lacks(form, choice)}
+        name = RESIDUAL if len(forms) == 1 else f"residual-{form.policy}.json"
+        files[name] = papers.residual(form, NAME, f"{NAME} {choice.version}", whys, assumed)
+    if any(part.devices for part in parts):
+        files[GPU_POLICY] = rego.device_policy(parts).encode("utf-8")
+    chunks = [chunk for held, _ in made for chunk in held]
+    files |= {f"rvps_{number}.json": _message(chunk) for number, chunk in enumerate(chunks)}
+    files[README] = readme(parts, choice, files, assumed).encode("utf-8")
+    _check_room(sum(len(form.releases) for form in forms), files)
+    return dict(sorted(files.items()))
 
 
 def appraisal_of(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk], rego.Appraisal]:
@@ -178,10 +191,11 @@ def _devices(choice: TrusteeTarget, rule: PlatformRule) -> rego.Devices:
     return rego.Devices(platform=rule.platform, tee=tee.name, least=device.least, require=tuple(lines))
 
 
-def assumptions(choice: TrusteeTarget, form: NormalForm) -> tuple[str, ...]:
+def assumptions(choice: TrusteeTarget, forms: Sequence[NormalForm]) -> tuple[str, ...]:
     """Return what the deployment's configuration must say, because no policy can."""
-    kinds = {rule.evidence_kind for rule in form.platforms}
-    kinds |= {device.evidence_kind for rule in form.platforms for device in rule.devices}
+    rules = [rule for form in forms for rule in form.platforms]
+    kinds = {rule.evidence_kind for rule in rules}
+    kinds |= {device.evidence_kind for rule in rules for device in rule.devices}
     return (
         *(line for kind, line in _ASSUMED.items() if kind in kinds),
         f"KBS: attestation_service.timeout = {choice.session_minutes} (minutes from challenge to evidence)",
@@ -205,7 +219,7 @@ def _chunks(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk], tupl
     for (platform, kind, paths), held in sorted(shapes.items()):
         ids = []
         for start in range(0, len(held), _TUPLES_IN_A_MESSAGE):
-            name = f"tallystick/{form.policy}/tuples/{len(chunks)}"
+            name = reference_name(form, str(len(chunks)))
             chunks.append(_Chunk(name, held[start : start + _TUPLES_IN_A_MESSAGE]))
             ids.append(name)
         tee, rule = codec.tee(choice.version, kind), form.platform(platform)
@@ -216,6 +230,11 @@ def _chunks(form: NormalForm, choice: TrusteeTarget) -> tuple[list[_Chunk], tupl
         pairs = tuple((path, tee.reference(path)) for path in paths)
         rows.append(rego.Rows(platform=platform, ids=tuple(ids), pairs=pairs, require=tuple(require)))
     return chunks, tuple(rows)
+
+
+def reference_name(form: NormalForm, number: str) -> str:
+    """Return what the RVPS calls a policy's tuples."""
+    return f"tallystick/{form.policy}/tuples/{number}"
 
 
 def rows_of(
@@ -240,7 +259,7 @@ def _message(chunk: _Chunk) -> bytes:
     return (json.dumps(message, sort_keys=True, indent=1) + "\n").encode()
 
 
-def _check_room(form: NormalForm, files: dict[str, bytes]) -> None:
+def _check_room(releases: int, files: dict[str, bytes]) -> None:
     findings: list[Finding] = []
     for name, data in sorted(files.items()):
         if name.endswith(".rego"):
@@ -251,17 +270,15 @@ def _check_room(form: NormalForm, files: dict[str, bytes]) -> None:
             want = f"at most {limits.MOST_REQUEST_BYTES} bytes in one request"
             findings.append(Finding("trustee.limit.request", name, want=want, got=str(size)))
     if findings:
-        room = _room(form, files)
-        raise Inexpressible(
-            f"trustee: {len(form.releases)} releases do not fit; about {room} would", findings=findings
-        )
+        room = _room(releases, files)
+        raise Inexpressible(f"trustee: {releases} releases do not fit; about {room} would", findings=findings)
 
 
-def _room(form: NormalForm, files: dict[str, bytes]) -> int:
+def _room(releases: int, files: dict[str, bytes]) -> int:
     """Return about how many releases fit: the two policies grow by the same lines for each of them."""
     worst = max(
         max(len(data) / limits.MOST_FILE_BYTES, data.count(b"\n") / limits.MOST_LINES)
         for name, data in files.items()
         if name.endswith(".rego")
     )
-    return int(len(form.releases) / max(worst, 1e-9))
+    return int(releases / max(worst, 1e-9))

@@ -6,7 +6,7 @@ What comes out wrong is remembered; :meth:`Judge.finish` raises with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,7 +28,11 @@ MOST_FINDINGS = 1_000  # after these a proof gives up
 
 
 class Judge:
-    """The policies, what the RVPS holds, and the form that they were made from."""
+    """The policies, what the RVPS holds, and the form that they were made from.
+
+    Args:
+        others: forms that the same deployment serves beside ``form``: their keys are asked for in proofs of their own.
+    """
 
     def __init__(
         self,
@@ -37,7 +41,10 @@ class Judge:
         form: NormalForm,
         choice: TrusteeTarget,
         now: datetime,
+        others: Sequence[NormalForm] = (),
     ) -> None:
+        self.others = others
+        self._elsewhere = [(view.end(one, emit.NAME), Oracle(told(one, emit.NAME))) for one in others]
         self.texts, self.values, self.form, self.choice = texts, values, form, choice
         self.end = view.end(form, emit.NAME)
         self.now = min(now, self.end - timedelta(hours=1))
@@ -52,7 +59,7 @@ class Judge:
 
     def part(self, form: NormalForm) -> Judge:
         """Return a judge of a part of the releases, with the same policies loaded."""
-        found = Judge(self.texts, self.values, form, self.choice, self.now)
+        found = Judge(self.texts, self.values, form, self.choice, self.now, self.others)
         found._loaded = self._loaded
         return found
 
@@ -117,7 +124,8 @@ class Judge:
             permitted = set()
         if right is True and not self._spelled(case):
             right = None
-        claims, named, evidence = self._asked(case, engine, now, age, proved=bool(permitted))
+        proved = bool(permitted) or self._served_elsewhere(case, now)
+        claims, named, evidence = self._asked(case, engine, now, age, proved=proved)
         for wanted in (key, *more):
             self.evaluated += 1
             expected = bool(permitted) and right is not False and wanted in self.keys
@@ -145,7 +153,7 @@ class Judge:
             return None, set(), evidence
         claims = simulate.token(submod, now - timedelta(seconds=age), others)
         self._vector(case, submod, proved=proved or bool(case.devices))
-        return claims, tried.named(submod), {**evidence, **({"devices": others} if others else {})}
+        return claims, self._named(submod), {**evidence, **({"devices": others} if others else {})}
 
     def devices(self, case: Case, at: datetime | None = None) -> dict[str, dict[str, Any]]:
         """Return the submods of the devices in ``case``; raises Denied as the service does."""
@@ -162,6 +170,20 @@ class Judge:
         self.evaluated += 1
         if allows(self.engine(emit.RESOURCE_POLICY), claims, data):
             self.note(what, "no key", "a key", "prove.admits", {"token": claims, "request": data})
+
+    def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the Reference Values that are not those of another policy."""
+        others = tuple(emit.reference_name(one, "") for one in self.others)
+        return {name: held for name, held in values.items() if not name.startswith(others)}
+
+    def _named(self, submod: Mapping[str, Any]) -> set[str]:
+        """Return the releases that matched, but for those of other policies."""
+        return tried.named(submod, without={one.policy for one in self.others})
+
+    def _served_elsewhere(self, case: Case, now: datetime) -> bool:
+        return any(now <= end and oracle.permits(case) for end, oracle in self._elsewhere) and self.signs(
+            case
+        )
 
     def _spelled(self, case: Case) -> bool:
         shown = ((case.kind, case.claims), *((device.kind, device.claims) for device in case.devices))

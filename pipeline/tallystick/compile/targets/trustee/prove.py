@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -26,6 +26,7 @@ from tallystick.compile.targets.trustee.engines import Engine, RegoError, Regoru
 from tallystick.compile.targets.trustee.judge import Judge
 from tallystick.compile.targets.trustee.simulate import allows, resource, token
 from tallystick.compile.targets.trustee.varied import degraded, other_requests, other_tokens
+from tallystick.policy.constraints import told
 from tallystick.policy.normal import NormalForm
 
 _WINDOW = 8  # tuples that are tried together when there are many
@@ -51,14 +52,23 @@ def prove(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, n
     return proof
 
 
-def evaluate(files: Mapping[str, bytes], form: NormalForm, choice: TrusteeTarget, now: datetime) -> Proof:
+def evaluate(
+    files: Mapping[str, bytes],
+    form: NormalForm,
+    choice: TrusteeTarget,
+    now: datetime,
+    others: Sequence[NormalForm] = (),
+) -> Proof:
     """Return what evaluating the policies alone shows. A rule more could say yes to anything, unseen by any question.
+
+    Args:
+        others: forms that the same files are made for.
 
     Raises:
         Unproven: as :func:`prove`, but for what no evidence in the domain tells apart.
     """
     texts, values = reading.read(files)
-    judge = Judge(texts, values, form, choice, now)
+    judge = Judge(texts, values, form, choice, now, others)
     for part in (_evidence, _reference_values, _tokens, _times):
         part(judge)
     engines = [Regorus.name]
@@ -115,7 +125,7 @@ def _windows(judge: Judge, literals: list[str]) -> None:
     everything = list(islice(judge.cases([], iter(()), _WINDOW), 20_000))
     for case in chosen.sample(everything, min(len(everything), _SAMPLE)):
         judge.attempt(case, judge.keys[0], right=None)
-    narrow = list(tried.windows(judge.values, _WINDOW))
+    narrow = list(tried.windows(judge.own(judge.values), _WINDOW))
     for values in chosen.sample(narrow, min(len(narrow), _MOST_WINDOWS)):
         _window(judge, values, tried.claimlike(literals))
 
@@ -123,10 +133,13 @@ def _windows(judge: Judge, literals: list[str]) -> None:
 def _wide(judge: Judge, by_row: Mapping[str, list[Case]], values: dict[str, Any]) -> None:
     """Each released tuple of a window, and what the RVPS itself looks like as evidence."""
     with judge.holding(values):
-        for number, case in enumerate(_of_rows(by_row, values)):
+        own = judge.own(values)
+        for number, case in enumerate(_of_rows(by_row, own)):
             judge.attempt(case, *(judge.keys if number % _TUPLES_A_RELEASE == 0 else judge.keys[:1]))
-        for case in islice(_suspects(judge, values), 4):
-            judge.attempt(case, judge.keys[0])
+        for case in islice(
+            _suspects(judge, values), 4
+        ):  # of another policy: our own tuples are not there just now
+            judge.attempt(case, judge.keys[0], right=True if own else None)
 
 
 def _by_row(judge: Judge) -> dict[str, list[Case]]:
@@ -205,6 +218,12 @@ def _held(judge: Judge) -> None:
     """What the RVPS will hold is the released tuples, each once, and nothing beside them."""
     held = sorted(json.dumps(v, sort_keys=True) for rows in judge.values.values() for v in tried.listed(rows))
     ours = [_row(judge, release, entry) for release in judge.form.releases for entry in release.tuples]
+    for form in judge.others:
+        served = told(form, emit.NAME)
+        found = (
+            emit.rows_of(served, judge.choice, one, entry) for one in served.releases for entry in one.tuples
+        )
+        ours += [json.dumps(row, sort_keys=True) for row in found]
     right = sorted(row for row in ours if row != "null")
     if held != right:
         known = set(right)
@@ -329,4 +348,5 @@ def _near(good: Case | None, path: str) -> Iterator[Case]:
 def _other_keys(judge: Judge, literals: list[str]) -> list[str]:
     close = [f"{judge.keys[0]}/more", judge.keys[0].rsplit("/", 1)[0], "no/such/key", "", "a/b/c"]
     named = [text for text in literals if text.count("/") == 2]
-    return [key for key in (*close, *named) if key not in judge.keys]
+    elsewhere = {rule.key for form in judge.others for rule in form.keys}
+    return [key for key in (*close, *named) if key not in judge.keys and key not in elsewhere]

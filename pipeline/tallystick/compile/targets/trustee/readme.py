@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tallystick.compile.targets.trustee.choice import TrusteeTarget
 from tallystick.compile.targets.trustee.rego import Appraisal
 
 
 def readme(
-    appraisal: Appraisal, choice: TrusteeTarget, files: Iterable[str], assumptions: Iterable[str]
+    parts: Sequence[Appraisal], choice: TrusteeTarget, files: Iterable[str], assumptions: Iterable[str]
 ) -> str:
     """Return the README that lies beside the emitted files."""
     messages = sorted(
@@ -17,16 +17,22 @@ def readme(
         key=lambda name: int(name.removeprefix("rvps_").removesuffix(".json")),
     )
     assumed = "\n".join(f"- {line}" for line in assumptions)
-    residual = "\n".join(f"- {line}" for line in appraisal.head.residuals) or "- nothing"
+    residual = "\n".join(f"- {line}" for part in parts for line in part.head.residuals) or "- nothing"
+    names = " and ".join(part.head.policy for part in parts)
+    heads = "\n".join(
+        f"Policy `{part.head.policy}`, channel `{part.head.channel}`, {len(part.head.releases)} release(s)."
+        for part in parts
+    )
+    papers = ", ".join(f"`{name}`" for name in sorted(files) if name.startswith("residual"))
     posts = "\n".join(
         f'curl -fsS --cacert "$CA" -H "Authorization: Bearer $(cat "$ADMIN")" \\\n'
         f'  --data-binary @{name} "$KBS/kbs/v0/reference-value"'
         for name in messages
     )
-    return f"""# {appraisal.head.policy} for Trustee {choice.version}
+    return f"""# {names} for Trustee {choice.version}
 
-Policy `{appraisal.head.policy}`, channel `{appraisal.head.channel}`, {len(appraisal.head.releases)} release(s).
-`residual.json` says what this target does not check, by whose decision.
+{heads}
+{papers} says what this target does not check, by whose decision.
 
 ## What must be configured
 

@@ -6,7 +6,7 @@ Every condition is there for a reason that docs/targets.md ("Pitfalls") lists; a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,10 +32,8 @@ class Head:
     releases: tuple[PermittedRelease, ...]
     residuals: tuple[str, ...]  # "attestation-key-root: why (decision)"
 
-    def lines(self, what: str) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         """Yield the comment lines."""
-        yield f"# {what}"
-        yield "# Made by `tally compile` and proved; a changed byte is another policy. Do not edit."
         yield f"# policy      {self.policy} {self.policy_digest}"
         yield f"# channel     {self.channel}"
         yield f"# normal form {self.normal_form}"
@@ -70,7 +68,7 @@ class Devices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appraisal:
-    """What the policies are made from."""
+    """What the policies are made from: one human policy's part of them."""
 
     head: Head
     rows: tuple[Rows, ...]
@@ -85,37 +83,44 @@ class Appraisal:
     token_seconds: int
 
 
-def vector(appraisal: Appraisal) -> dict[str, int]:
+def vector(parts: Sequence[Appraisal]) -> dict[str, int]:
     """Return the trustworthiness vector of evidence that is accepted, and of no other.
 
     Nothing is said of the hardware: Trustee's TPM verifier does not look where the attestation key is from.
     """
     found = {"configuration": 2, "executables": 3}
-    return found | {"instance-identity": 2} if appraisal.identity else found
+    return found | {"instance-identity": 2} if all(part.identity for part in parts) else found
 
 
-def evidence_policy(appraisal: Appraisal) -> str:
+def evidence_policy(parts: Sequence[Appraisal]) -> str:
     """Return the appraisal policy for evidence, which Trustee's attestation service keeps as ``default_cpu``."""
-    return "\n".join(_evidence_lines(appraisal)) + "\n"
+    return "\n".join(_evidence_lines(parts)) + "\n"
 
 
-def device_policy(appraisal: Appraisal) -> str:
+def device_policy(parts: Sequence[Appraisal]) -> str:
     """Return the appraisal policy for evidence of GPUs, kept as ``default_gpu``."""
-    return "\n".join(_device_lines(appraisal)) + "\n"
+    return "\n".join(_device_lines(parts)) + "\n"
 
 
-def resource_policy(appraisal: Appraisal) -> str:
+def resource_policy(parts: Sequence[Appraisal]) -> str:
     """Return the appraisal policy for attestation results, of which a KBS has one for all resources."""
-    return "\n".join(_resource_lines(appraisal)) + "\n"
+    return "\n".join(_resource_lines(parts)) + "\n"
 
 
-def _evidence_lines(appraisal: Appraisal) -> Iterator[str]:
-    yield from appraisal.head.lines("Trustee, appraisal policy for evidence, policy id: default_cpu")
+def _head(parts: Sequence[Appraisal], what: str) -> Iterator[str]:
+    yield f"# {what}"
+    yield "# Made by `tally compile` and proved; a changed byte is another policy. Do not edit."
+    for part in parts:
+        yield from part.head.lines()
     yield from ("", "package policy", "", "import rego.v1", "")
-    yield from _trust_claims(vector(appraisal))
+
+
+def _evidence_lines(parts: Sequence[Appraisal]) -> Iterator[str]:
+    yield from _head(parts, "Trustee, appraisal policy for evidence, policy id: default_cpu")
+    yield from _trust_claims(vector(parts))
     yield "# The RVPS may hold more than this policy permits: it keeps values until they are overwritten."
-    yield from _set("permitted", appraisal.permits)
-    if appraisal.attestation_keys:
+    yield from _set("permitted", [permit for part in parts for permit in part.permits])
+    if parts[0].attestation_keys:
         yield from (
             "known_key if {",
             "\tsome key in attestation_keys",
@@ -123,22 +128,23 @@ def _evidence_lines(appraisal: Appraisal) -> Iterator[str]:
             "}",
             "",
         )
-        yield from _set("attestation_keys", appraisal.attestation_keys)
-    for rows in appraisal.rows:
-        yield from _rows(appraisal, rows)
-    if not appraisal.rows:
+        yield from _set("attestation_keys", parts[0].attestation_keys)
+    for part in parts:
+        for rows in part.rows:
+            yield from _rows(part, rows)
+    if not any(part.rows for part in parts):
         yield from ("matched := []", "")
 
 
-def _device_lines(appraisal: Appraisal) -> Iterator[str]:
-    yield from appraisal.head.lines("Trustee, appraisal policy for evidence of GPUs, policy id: default_gpu")
-    yield from ("", "package policy", "", "import rego.v1", "")
+def _device_lines(parts: Sequence[Appraisal]) -> Iterator[str]:
+    yield from _head(parts, "Trustee, appraisal policy for evidence of GPUs, policy id: default_gpu")
     yield from _trust_claims(DEVICE_VECTOR)
-    for device in appraisal.devices:
-        yield f"matched contains {json.dumps(_device(appraisal, device.platform))} if {{"
-        yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
-        yield from (f"\t{condition}" for condition in device.require)
-        yield from ("}", "")
+    for part in parts:
+        for device in part.devices:
+            yield f"matched contains {json.dumps(_device(part, device.platform))} if {{"
+            yield f"\tnow_ns <= {_nanoseconds(part.head.not_after)}"
+            yield from (f"\t{condition}" for condition in device.require)
+            yield from ("}", "")
 
 
 def _trust_claims(proved: dict[str, int]) -> Iterator[str]:
@@ -180,50 +186,67 @@ def _rows(appraisal: Appraisal, rows: Rows) -> Iterator[str]:
     yield from ("}", "")
 
 
-def _resource_lines(appraisal: Appraisal) -> Iterator[str]:
-    """One document for every key. Without devices it is one rule, so that nothing is there to go wrong."""
-    yield from appraisal.head.lines("Trustee, resource policy of the KBS: one document for every resource")
-    yield from ("", "package policy", "", "import rego.v1", "", "default allow := false", "")
+def _resource_lines(parts: Sequence[Appraisal]) -> Iterator[str]:
+    """One document for every key: without devices one rule for each policy, so that nothing is there to go wrong."""
+    yield from _head(parts, "Trustee, resource policy of the KBS: one document for every resource")
+    yield from ("default allow := false", "")
     yield from ("now_ns := time.now_ns()", "", "resources := [")
-    for rule in appraisal.keys:
-        yield f'\t{{"path": {json.dumps(rule.key.split("/"))}, "policy": {json.dumps(appraisal.head.policy)}}},'
+    for part in parts:
+        for rule in part.keys:
+            yield f'\t{{"path": {json.dumps(rule.key.split("/"))}, "policy": {json.dumps(part.head.policy)}}},'
     yield from (
         "]",
         "",
         "# Which releases open the resources of a policy, and the TEE whose evidence must say so.",
     )
-    yield from ("permitted := {", f"\t{json.dumps(appraisal.head.policy)}: {{")
-    tees = dict(appraisal.tees)
-    yield from (f'\t\t"{permit}": "{tees[permit.split(" ")[1]]}",' for permit in appraisal.permits)
-    yield from ("\t},", "}", "")
-    with_devices = {device.platform for device in appraisal.devices}
-    alone = sorted(set(tees) - with_devices)
-    yield from _set("alone", [f"{appraisal.head.policy} {name}" for name in alone])
-    yield "allow if {"
-    yield '\tdata.plugin == "resource"'
-    yield "\tsome resource in resources"
-    yield '\tdata["resource-path"] == resource.path'
-    yield f"\tnow_ns <= {_nanoseconds(appraisal.head.not_after)}"
-    yield f"\tage_ns := now_ns - (input.iat * {_SECOND})"
-    yield "\tage_ns >= 0"
-    yield f"\tage_ns <= {appraisal.token_seconds * _SECOND}"
-    yield "\tcpu := input.submods.cpu0"
-    yield '\tcpu["ear.status"] == "affirming"'
-    yield f'\tcpu["ear.trustworthiness-vector"] == {json.dumps(vector(appraisal))}'
-    yield f'\tsome permit in cpu["{EXTENSION_NAME}"]'
-    yield "\ttee := permitted[resource.policy][permit]"
-    names = ", ".join(json.dumps(name) for name in SURROUNDING)
-    yield f'\tobject.keys(cpu["ear.veraison.annotated-evidence"]) == {{{names}, tee}}'
-    yield "\taccompanied(permit)"
+    yield "permitted := {"
+    for part in parts:
+        tees = dict(part.tees)
+        yield f"\t{json.dumps(part.head.policy)}: {{"
+        yield from (f'\t\t"{permit}": "{tees[permit.split(" ")[1]]}",' for permit in part.permits)
+        yield "\t},"
     yield from ("}", "")
+    yield from _set("alone", [name for part in parts for name in _alone(part)])
+    for part in parts:
+        yield from _allow(part, parts)
     yield "# A machine whose policy asks for no device shows none."
     yield "accompanied(permit) if {"
     yield '\tobject.keys(input.submods) == {"cpu0"}'
     yield "\tsome name in alone"
     yield '\tstartswith(permit, concat("", [name, " "]))'
     yield "}"
-    for device in appraisal.devices:
-        yield from _accompanied(appraisal, device)
+    for part in parts:
+        for device in part.devices:
+            yield from _accompanied(part, device)
+
+
+def _alone(part: Appraisal) -> list[str]:
+    """Return the platforms of a policy that are shown without devices."""
+    with_devices = {device.platform for device in part.devices}
+    return [f"{part.head.policy} {name}" for name in sorted(set(dict(part.tees)) - with_devices)]
+
+
+def _allow(part: Appraisal, parts: Sequence[Appraisal]) -> Iterator[str]:
+    """The rule for the resources of one policy, within its own end and its own age."""
+    yield "allow if {"
+    yield '\tdata.plugin == "resource"'
+    yield "\tsome resource in resources"
+    yield '\tdata["resource-path"] == resource.path'
+    if len(parts) > 1:
+        yield f"\tresource.policy == {json.dumps(part.head.policy)}"
+    yield f"\tnow_ns <= {_nanoseconds(part.head.not_after)}"
+    yield f"\tage_ns := now_ns - (input.iat * {_SECOND})"
+    yield "\tage_ns >= 0"
+    yield f"\tage_ns <= {part.token_seconds * _SECOND}"
+    yield "\tcpu := input.submods.cpu0"
+    yield '\tcpu["ear.status"] == "affirming"'
+    yield f'\tcpu["ear.trustworthiness-vector"] == {json.dumps(vector(parts))}'
+    yield f'\tsome permit in cpu["{EXTENSION_NAME}"]'
+    yield "\ttee := permitted[resource.policy][permit]"
+    names = ", ".join(json.dumps(name) for name in SURROUNDING)
+    yield f'\tobject.keys(cpu["ear.veraison.annotated-evidence"]) == {{{names}, tee}}'
+    yield "\taccompanied(permit)"
+    yield from ("}", "")
 
 
 def _accompanied(appraisal: Appraisal, device: Devices) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from tallystick.compile.domain import Case
@@ -20,11 +20,11 @@ def answer(engine: Engine, case: Case, version: str) -> dict[str, Any] | None:
         return None
 
 
-def named(submod: Mapping[str, Any]) -> set[str]:
-    """Return the digests of the releases that an appraisal says matched."""
+def named(submod: Mapping[str, Any], without: Container[str] = ()) -> set[str]:
+    """Return the digests of the releases that an appraisal says matched, but for those of the policies ``without``."""
     found = submod.get(rego.EXTENSION_NAME, [])
-    listed = found if isinstance(found, list) else [found]
-    return {str(permit).rpartition(" ")[2] for permit in listed}
+    permits = [str(permit) for permit in (found if isinstance(found, list) else [found])]
+    return {permit.rpartition(" ")[2] for permit in permits if permit.partition(" ")[0] not in without}
 
 
 def strings(value: Any) -> Iterator[str]:
