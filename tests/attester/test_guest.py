@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 import support_artifacts
 from attester.little_broker import LittleBroker, serving
+from release.channels import made
 
-from tallystick.attester import guest
+from tallystick.attester import channel, guest
 from tallystick.attester.disk import DataDisk
 from tallystick.attester.tpm import open_tpm
 from tallystick.cli.demo import model
@@ -21,6 +22,7 @@ from tallystick.cli.demo.softtpm import emulator
 from tallystick.core.digests import Digest
 from tallystick.handshake import artifact, initdata, kbs, wrapping
 from tallystick.release import artifact_seal
+from tallystick.release.changes import Added
 
 KEYS = {
     "weights": ("confidential-inference/weights/v1", bytes(range(32))),
@@ -36,6 +38,7 @@ class World:
     def __init__(self, broker, tpm, path):
         self.broker, self.tpm, self.path = broker, tpm, path
         self.events: list[dict[str, object]] = []
+        self.channel: Digest | None = None  # what the image's command line pins
 
     def say(self, event: str, **values: object) -> None:
         self.events.append({"event": event, **values})
@@ -48,7 +51,7 @@ class World:
         return deployment
 
     def run(self) -> int:
-        machine = guest.Machine(tpm=self.tpm, event_log=b"")
+        machine = guest.Machine(tpm=self.tpm, event_log=b"", channel=self.channel)
         return guest.supervise(
             lambda: guest.run(self.disk(), machine, self.say, guest.prompts_of(self.disk(), self.say)),
             self.say,
@@ -178,6 +181,35 @@ def test_a_wrapped_key_of_another_artifact_is_refused(world):
 def test_keys_that_were_swapped_open_nothing(world):
     world.deploy(keys={"weights": KEYS["weights"], "tokenizer": (KEYS["tokenizer"][0], bytes(32))})
     refused(world, "refused", "wrapping.key-bytes", "tokenizer/v1 is not the key that it is wrapped under")
+
+
+def test_an_image_that_pins_a_channel_takes_what_that_channel_lists(world, tmp_path):
+    place = made(tmp_path / "channel")
+    world.channel = Digest.of(place.root)
+
+    def listed(deployment):
+        target = f"artifacts/{deployment.manifest.digest.hex}/artifacts.json"
+        added = [Added(path=target, data=deployment.manifest.encode())]
+        place.change("alice", ["bob", "carol"], added, role="releases")
+        metadata = place.folder.path / "metadata"
+        found = (
+            place.root,
+            (metadata / "1.targets.json").read_bytes(),
+            (metadata / "2.releases.json").read_bytes(),
+        )
+        return replace(deployment, files={**deployment.files, **dict(zip(channel.FILES, found, strict=True))})
+
+    deployment = world.deploy(change=listed)
+    assert world.run() == 0
+    assert world.names()[:3] == ["measured", "listed", "attested"]
+    other = {name: data for name, data in deployment.files.items() if name in channel.FILES}
+    world.events.clear()
+    world.broker.seen.clear()
+    world.tpm = None  # nothing is asked, so nothing is proved
+    world.deploy(change=lambda made: replace(made, files={**made.files, **other}))
+    assert world.run() != 0
+    assert (world.events[-1]["event"], world.events[-1]["code"]) == ("refused", "channel.artifacts")
+    assert world.broker.seen == []
 
 
 def test_a_manifest_without_weights_is_refused(world):

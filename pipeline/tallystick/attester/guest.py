@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tallystick.attester import infer, keeper
+from tallystick.attester import channel, infer, keeper
 from tallystick.attester.backoff import until
 from tallystick.attester.client import KbsClient, Prove, enrolled
 from tallystick.attester.collectors import Devices, detect, prover, shower
@@ -31,6 +31,7 @@ from tallystick.handshake import manifest as manifests
 from tallystick.handshake.manifest import Artifact, Manifest
 
 DISK = Path("/dev/vda")
+CMDLINE = Path("/proc/cmdline")  # measured with the image
 LINE = "TALLY "
 ANSWER_LETTERS = 120
 
@@ -53,6 +54,7 @@ class Machine:
     tee: str = "tpm"
     devices: Devices = field(default_factory=Devices)
     broker_url: str = ""  # empty: the one in the measured init-data
+    channel: Digest | None = None  # root of the channel that artifacts come from, when the image pins one
 
     def prover(self, client: KbsClient) -> AbstractContextManager[Prove]:
         """Return what makes this machine's evidence."""
@@ -75,6 +77,9 @@ def run(disk: DataDisk, machine: Machine, say: Say, prompts: Iterator[str]) -> N
         say("read", init_data=str(Digest.of(toml)))
     init = initdata.parse(toml)
     listed = manifests.parse_all(init.text(initdata.ARTIFACTS).encode("utf-8"))
+    if machine.channel is not None:
+        channel.check(machine.channel, lambda name: disk.read(name, max_bytes=channel.MAX_BYTES), listed)
+        say("listed", channel=str(machine.channel), artifacts=[str(one.digest) for one in listed])
     artifacts = [(manifest, one) for manifest in listed for one in manifest.artifacts]
     for _, one in artifacts:
         disk.check(one)
@@ -171,7 +176,8 @@ def _on_devices() -> None:
         tpm = open_tpm(devices.tpm) if tee == "tpm" else None
         try:
             log = b"" if tpm is None else read_event_log()
-            machine = Machine(tpm=tpm, event_log=log, tee=tee, devices=devices)
+            pin = channel.pinned(CMDLINE.read_text("ascii", "replace"))
+            machine = Machine(tpm=tpm, event_log=log, tee=tee, devices=devices, channel=pin)
             run(disk, machine, console, prompts_of(disk, console))
         finally:
             if tpm is not None:
