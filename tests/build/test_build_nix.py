@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import support_newer_nix
 import support_sshd
 
 from tallystick.build import compare, contents, host, make, nix, probe, seeds
@@ -191,6 +192,15 @@ def test_a_release_is_rebuilt_by_a_builder_over_ssh_and_the_same_bytes_come_back
     assert {line.split(" --store ")[0] for line in builder.log.read_text().splitlines()} == {
         "nix-daemon --stdio"
     }
+
+
+@pytest.mark.soak
+def test_a_release_is_rebuilt_by_a_newer_nix_and_the_same_bytes_come_back(release, place, monkeypatch):
+    programs = support_newer_nix.unpacked(place / "newer")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    rebuilt = make.rebuild(release, state=place / "newer-state", say=quiet)
+    assert rebuilt.findings == ()
+    assert nix.version_of(rebuilt.build.nix.version) >= (2, 26)
 
 
 def test_a_release_with_another_seed_inside_is_not_rebuilt(release, place):
