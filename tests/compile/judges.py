@@ -128,16 +128,16 @@ def _cloud(words: Mapping[str, Any], translate: Any, accepted: Any) -> Decide:
 
 
 def _aws(made: World) -> Decide:
+    from tallystick.compile.targets.aws_kms import choice, emit, model, prove, words
     from tallystick.compile.targets.aws_kms import document as key_policy
-    from tallystick.compile.targets.aws_kms import emit, model, target, words
 
     accepted = model.decision(key_policy.read(made.made.files[emit.POLICY]))
-    return _cloud(words.WORDS, target._shown(made.form, target.choices.of(made.choice)), accepted)
+    return _cloud(words.WORDS, prove._shown(made.form, choice.of(made.choice)), accepted)
 
 
 def _azure(made: World) -> Decide:
     from tallystick.compile.logic.formula import every
-    from tallystick.compile.targets.azure_skr import attestation, authorised, emit, target, words
+    from tallystick.compile.targets.azure_skr import attestation, authorised, choice, emit, prove, words
     from tallystick.compile.targets.azure_skr import document as release_policy
 
     own = made.made.files.get(emit.ATTESTATION_POLICY)
@@ -149,11 +149,11 @@ def _azure(made: World) -> Decide:
     if own is not None:
         parts.append(authorised.authorised(attestation.read(own)))
     served = {rule.platform: words.WORDS[rule.platform] for rule in made.form.platforms}
-    return _cloud(served, target._shown(made.form, target.choices.of(made.choice), own), every(parts))
+    return _cloud(served, prove._shown(made.form, choice.of(made.choice), own), every(parts))
 
 
 def _gcp(made: World) -> Decide:
-    from tallystick.compile.targets.gcp_wif import emit, target, words
+    from tallystick.compile.targets.gcp_wif import choice, emit, prove, words
     from tallystick.compile.targets.gcp_wif.engines import engines
 
     loaded = engines(made.made.files[emit.CONDITION].decode())
@@ -165,11 +165,11 @@ def _gcp(made: World) -> Decide:
 
     def decide(case: Case) -> bool | None:
         vocabulary = words.WORDS[words.PLATFORM]
-        claims = target._shown(vocabulary, case) if case.kind == "gcp-token" else None
-        if claims is None or not target._whole(claims):
+        claims = prove._shown(vocabulary, case) if case.kind == "gcp-token" else None
+        if claims is None or not prove._whole(claims):
             return None
-        image = f"{emit.principals(target.choices.of(made.choice))}{claims.get(words.DIGEST)}" in members
-        said = {engine(target.token(claims)) and image for engine in loaded.values()}
+        image = f"{emit.principals(choice.of(made.choice))}{claims.get(words.DIGEST)}" in members
+        said = {engine(prove.token(claims)) and image for engine in loaded.values()}
         assert len(said) == 1
         return said.pop()
 

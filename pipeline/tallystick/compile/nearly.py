@@ -102,6 +102,9 @@ def _beside_version(minimum: str) -> list[Any]:
         before,
         str(low[0] + 1),
         str(low[0]),
+        f"1{minimum}",
+        f"2{minimum}",
+        _dotted((low[0], 0, *low[1:])),
     ]
     odd = [f"v{minimum}", f"{minimum}-rc1", f" {minimum}", "9", "10", "", ".", "1..2"]
     return [*near, *odd, list(minimum.split(".")), low[0]]
