@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -28,6 +28,7 @@ from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
 from tallystick.policy.normal import NormalForm, PermittedRelease
 from tallystick.release.index import safe_path
+from tallystick.release.metadata import MAX_AGE
 from tallystick.release.records import HighWater, VerifiedPolicies
 
 FILE = "broker/policy.json"  # under policies/<name>: what the compiler's broker target emits
@@ -47,6 +48,7 @@ class Verified:
 
     policies: VerifiedPolicies
     releases: frozenset[Digest]  # that the channel lists: promoted, and not taken out again
+    made_at: datetime | None = None  # when the channel's timestamp was signed; None: it does not say
 
 
 Loader = Callable[[Read, datetime, HighWater], Verified]
@@ -76,6 +78,7 @@ class PolicyState:
     policies: tuple[LoadedPolicy, ...]  # sorted by name
     by_key: Mapping[str, LoadedPolicy]
     unusable: tuple[Finding, ...]  # policies of the channel that this broker can not use, and why
+    heard_at: datetime | None = None  # when the channel last spoke: its timestamp's own signing time
 
     @cached_property
     def epoch(self) -> bytes:
@@ -112,6 +115,7 @@ class PolicySource:
         load: Loader,
         read: Reader,
         seen: Callable[[], Seen],
+        within: timedelta,
         announce: Callable[[PolicyState, HighWater, Seen, datetime], None],
     ) -> None:
         """Hold where the channel is and how it is verified.
@@ -120,6 +124,7 @@ class PolicySource:
             load: verifies the channel as of a moment, never below a high-water mark.
             read: reads a compiled policy's normal form.
             seen: what is in force by now, whichever process put it there.
+            within: how long ago the channel must have spoken: for so long a revocation can go unheard.
             announce: makes a new state durable, in the log too, and in force for every process that shares the
                 store, unless another one has done so since it was ``seen``; raises where it has.
         """
@@ -128,6 +133,7 @@ class PolicySource:
         self._load = load
         self._read = read
         self._in_force = seen
+        self._within = within
         self._announce = announce
         self._state: PolicyState | None = None
         self._seen: dict[str, _Stat | None] = {}
@@ -153,6 +159,7 @@ class PolicySource:
                 f"valid until {instant(state.expires)}",
             )
             raise Refused(finding.message, findings=[finding])
+        check_heard(state, within=self._within, now=now)
         return state
 
     def forget(self) -> None:
@@ -195,6 +202,24 @@ class PolicySource:
         return all(_stat(path) == stat for path, stat in self._seen.items())
 
 
+def check_heard(state: PolicyState, *, within: timedelta, now: datetime) -> None:
+    """Check that the channel spoke recently enough: who is cut off from it does not hear of revocations.
+
+    A channel whose timestamp does not say when it was signed is bounded by that one's end, and by no other time.
+
+    Raises:
+        Refused: it did not (``release.epoch.stale``).
+    """
+    if state.heard_at is None:
+        fresh, got = within >= MAX_AGE, "a timestamp that does not say when it was signed"
+    else:
+        fresh, got = now - state.heard_at <= within, f"signed at {instant(state.heard_at)}"
+    if not fresh:
+        want = f"a timestamp signed at {instant(now - within)} or later"
+        finding = Finding("release.epoch.stale", f"revocations of channel {state.channel}", want, got)
+        raise Refused(finding.message, findings=[finding])
+
+
 def state_of(verified: Verified, channel: str, read: Reader) -> PolicyState:
     """Return the state that verified policies amount to.
 
@@ -232,6 +257,7 @@ def state_of(verified: Verified, channel: str, read: Reader) -> PolicyState:
         policies=tuple(policies),
         by_key=MappingProxyType(by_key),
         unusable=tuple(unusable),
+        heard_at=verified.made_at,
     )
 
 

@@ -282,8 +282,10 @@ def _published(
     data = snapshot.to_bytes()
     files[f"metadata/{snapshot_version}.snapshot.json"] = data
     described = MetaFile.from_data(snapshot_version, data, ["sha256"])
+    made = {roles.MADE_FIELD: now.strftime(roles.TIME)}
+    end = now + lifetimes.timestamp
     timestamp = Metadata(
-        Timestamp(timestamp_version, expires=now + lifetimes.timestamp, snapshot_meta=described)
+        Timestamp(timestamp_version, expires=end, snapshot_meta=described, unrecognized_fields=made)
     )
     timestamp.sign(online.signer)
     files["metadata/timestamp.json"] = timestamp.to_bytes()

@@ -28,6 +28,7 @@ Read = Callable[
 ]  # a path inside the channel's folder -> bytes, None when there is no file
 
 MAX_AGE = timedelta(days=8)  # of a timestamp: the longest that a client goes without hearing of a revocation
+_SKEW = timedelta(minutes=5)  # between the clock of whoever signs a timestamp and of whoever reads it
 _CHANGE = "channel change"
 _ONLINE = ("snapshot", "timestamp")
 _MAX_METADATA_BYTES = 16 << 20
@@ -47,6 +48,7 @@ class State:
     delegated: Mapping[str, Metadata[Targets]]
     high_water: HighWater  # of these metadata and everything seen before
     expires: datetime  # the earliest end of any of them
+    made_at: datetime | None = None  # when the timestamp was signed, as it says; None: it does not say
 
     @property
     def online(self) -> tuple[str, ...]:
@@ -138,6 +140,7 @@ def verify(
         delegated=delegated,
         high_water=_raised(seen, root.signed, timestamp.signed, snapshot.signed, now),
         expires=min(signed.expires for signed in everything),
+        made_at=_made_at(timestamp.signed, now),
     )
 
 
@@ -363,6 +366,27 @@ def check_own_role(role: str, signed: Targets) -> None:
 def _check_expiry(role: str, signed: Signed, now: datetime) -> None:
     if signed.is_expired(now):
         raise _refusal("expired", role, f"an end after {now.isoformat()}", signed.expires.isoformat())
+
+
+def _made_at(timestamp: Signed, now: datetime) -> datetime | None:
+    """Return when the timestamp was signed, by its own word: no later than now, so that it makes nothing younger.
+
+    Raises:
+        Malformed: no instant. NotGenuine: one that has not come yet (``release.channel.made-at``).
+    """
+    said = timestamp.unrecognized_fields.get(roles.MADE_FIELD)
+    if said is None:
+        return None
+    try:
+        made_at = datetime.strptime(said, roles.TIME).replace(tzinfo=UTC)
+    except (TypeError, ValueError):
+        want = "YYYY-MM-DDTHH:MM:SSZ"
+        raise Malformed(
+            "channel metadata timestamp", at=roles.MADE_FIELD, want=want, got=repr(said)
+        ) from None
+    if made_at > now + _SKEW:
+        raise _false("made-at", "timestamp", f"signed by {now.isoformat()}", made_at.isoformat())
+    return made_at
 
 
 def _check_age(timestamp: Signed, latest: datetime) -> None:
