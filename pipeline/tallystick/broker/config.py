@@ -56,9 +56,7 @@ class BrokerConfig:
     tls: TlsFiles | None = None  # None: plain HTTP
     metrics: bool = False  # serve /metrics
     issuer: str = "tallystick-broker"  # "iss" of the attestation results
-    revocations_within: timedelta = (
-        MAX_AGE  # how long ago the channel must have spoken, or nothing is released
-    )
+    revocations_within: timedelta = MAX_AGE  # how long ago the channel must have spoken to release anything
     passphrase: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
