@@ -34,12 +34,15 @@ def _codes(steps, old, new, running=None, revoked=()):
 
 
 def _do(text):
-    """ "-a north +b": drain a, apply at north, start b."""
+    """ "-a north +b:10 .": drain a, apply at north, start b on a tenth, pause."""
     steps = []
     for word in text.split():
-        if word[0] in "+-":
+        if word == ".":
+            steps.append(RolloutStep(do=Do.PAUSE))
+        elif word[0] in "+-":
             do = Do.START if word[0] == "+" else Do.DRAIN
-            steps.append(RolloutStep(do=do, workload=_pair(word[1:])))
+            image, _, share = word[1:].partition(":")
+            steps.append(RolloutStep(do=do, workload=_pair(image), share=int(share or 100)))
         else:
             steps.append(RolloutStep(do=Do.APPLY, broker=word))
     return steps
@@ -48,10 +51,11 @@ def _do(text):
 images = st.lists(st.sampled_from("abcde"), min_size=0, max_size=5, unique=True)
 
 
-@given(old=images, new=images, data=st.data())
-def test_every_plan_that_is_made_is_safe(old, new, data):
+@given(old=images, new=images, canary=st.integers(1, 100), data=st.data())
+def test_every_plan_that_is_made_is_safe(old, new, canary, data):
     running = data.draw(st.lists(st.sampled_from(old), unique=True)) if old else []
-    steps = rollout.plan(_form(old), _form(new), BROKERS, {_pair(image) for image in running})
+    alive = {_pair(image) for image in running}
+    steps = rollout.plan(_form(old), _form(new), BROKERS, alive, canary=canary)
     assert _codes(steps, old, new, running) == set()
     assert [step.broker for step in steps if step.do is Do.APPLY] == list(BROKERS)
     assert {step.workload for step in steps if step.do is Do.DRAIN} == {
@@ -72,6 +76,16 @@ def test_every_plan_that_is_made_is_safe(old, new, data):
         ("north south +d", "a", "ac", "rollout.early-start"),
         ("north south east", "a", "a", "rollout.broker"),
         ("", "a", "b", "rollout.unfinished"),
+        ("north south +c:10 . +c", "a", "ac", None),
+        ("north . south +c:10 . +c:50 . +c", "a", "ac", None),
+        ("north south +c:10 +c", "a", "ac", "rollout.canary"),
+        ("north . south +c:10 +c", "a", "ac", "rollout.canary"),
+        ("north south +c:10 .", "a", "ac", "rollout.unfinished"),
+        ("north south +c:50 . +c:10 . +c", "a", "ac", "rollout.share"),
+        ("north south +c:0 . +c", "a", "ac", "rollout.share"),
+        ("north south +c:101", "a", "ac", "rollout.share"),
+        ("north south +c +c", "a", "ac", "rollout.share"),
+        ("north +c:10 . south +c", "a", "ac", "rollout.early-start"),
     ],
 )
 def test_planted_plans(text, old, new, code):

@@ -15,11 +15,9 @@ from tallystick.core.errors import Misuse, Refused, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tallystick.compile.rollout import RolloutStep
     from tallystick.compile.targets.base import Proof
     from tallystick.compile.targets.trustee.admin import Admin
     from tallystick.core.findings import Finding
-    from tallystick.policy.normal import NormalForm
 
 _MAX_TOKEN_BYTES = 64 << 10
 _MAX_ANSWER_BYTES = 1 << 20
@@ -44,7 +42,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command()(apply)
     app.command()(drift)
-    app.command()(plan)
 
 
 def apply(
@@ -113,7 +110,7 @@ def _have_read(
     folders: Sequence[Path], url: str, admin_key: Path | None, ca: Path | None, *, as_json: bool
 ) -> None:
     """Have our broker read its channel, and compare what is then in force with what was compiled."""
-    held = [_files(one, "broker") for one in folders]
+    held = [files_of(one, "broker") for one in folders]
     asked = client(url, admin_key, ca)
     deployed = {} if asked is None else asked.read_channel()
     findings, compared = _policy_drift(deployed, held)
@@ -143,7 +140,7 @@ def drift(
 
     if target not in ("trustee", "broker"):
         raise Misuse(f"{target} can not be asked: want trustee or broker", code="apply.target")
-    held = [_files(one, target) for one in folder]
+    held = [files_of(one, target) for one in folder]
     if target == "trustee":
         expected = {name: value for files in held for name, value in deploy.expected(files).items()}
         findings, compared = _reference_drift(_admin(url, admin_token_file, ca), expected), len(expected)
@@ -156,57 +153,8 @@ def drift(
     emit({"target": target, "url": url, "compared": compared, "findings": []}, words, as_json=as_json)
 
 
-def plan(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The compiled policy in force.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The compiled policy that shall be.")],
-    broker: Annotated[
-        list[str] | None, typer.Option("--broker", help="A broker's name; can be repeated, in this order.")
-    ] = None,
-    running: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--running", help="Digest of a release that runs; can be repeated. Default: all of OLD."
-        ),
-    ] = None,
-    revoked: Annotated[
-        list[str] | None, typer.Option("--revoked", help="Digest of a revoked release; can be repeated.")
-    ] = None,
-    check: Annotated[
-        Path | None, typer.Option("--check", help="A plan as --json prints it, to be judged instead.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Plan the way from one compiled policy to the next: what runs always has a broker that accepts it.
-
-    With --check, judge somebody's plan: exit 6 with the step after which a workload is stranded. Both folders hold
-    the target `broker`, which is the policy's normal form.
-    """
-    from tallystick.compile import rollout
-    from tallystick.core.digests import Digest
-
-    before, after = _form(old), _form(new)
-    brokers = tuple(broker or ("broker",))
-    gone = tuple(Digest.parse(text) for text in revoked or ())
-    wanted = {str(Digest.parse(text)) for text in running} if running is not None else None
-    alive = {one for one in rollout.accepted(before) if wanted is None or one[0] in wanted}
-    if wanted is not None and (strangers := wanted - {release for release, _ in alive}):
-        raise Misuse(f"not in {old}: {', '.join(sorted(strangers))}", code="rollout.running")
-    steps = rollout.plan(before, after, brokers, alive) if check is None else _steps(check)
-    if findings := list(rollout.objections(steps, before, after, brokers, alive, gone)):
-        raise Refused("this plan is not safe", findings=findings)
-    document = {"steps": [step.document() for step in steps], "brokers": list(brokers), "running": len(alive)}
-    words = [f"{number}. {step.words}" for number, step in enumerate(steps, 1)]
-    emit(document, "\n".join(words) or "nothing to do", as_json=as_json)
-
-
-def _form(folder: Path) -> NormalForm:
-    from tallystick.compile.targets.broker import FILE
-    from tallystick.policy import document
-
-    return document.read(_files(folder, "broker")[FILE])
-
-
-def _files(folder: Path, target: str) -> Mapping[str, bytes]:
+def files_of(folder: Path, target: str) -> Mapping[str, bytes]:
+    """Return one target's files of what `tally compile` wrote into ``folder``."""
     from tallystick.compile import output
 
     compilation = output.read(folder)
@@ -232,12 +180,12 @@ def _deployment(
         raise Misuse(message, code="apply.policies")
     entries, proofs = [], []
     for folder, policy in zip(folders, policies, strict=True):
-        _files(folder, emit.NAME)
+        files_of(folder, emit.NAME)
         wanted, form, shown, now = proved(folder, policy, workdir, channel_dir, trust, at)
         entries += [(form, choice.of(one)) for one in wanted.targets if one.name == emit.NAME]
         proofs += [proof for proof in shown if proof.target == emit.NAME]
     if len(folders) == 1:
-        return _files(folders[0], emit.NAME), proofs
+        return files_of(folders[0], emit.NAME), proofs
     deployment = merge.deployment(entries)
     files = deployment.files()
     return files, merge.prove(files, deployment, now)
@@ -253,31 +201,6 @@ def _write(output: Path | None, files: Mapping[str, bytes]) -> None:
     with whole_folder(output) as work:
         for name, data in files.items():
             write_file(work / name, data)
-
-
-def _steps(path: Path) -> tuple[RolloutStep, ...]:
-    from tallystick.compile.rollout import Do, RolloutStep
-    from tallystick.core import jsondoc
-    from tallystick.core.errors import Malformed
-    from tallystick.core.files import read_file
-
-    what = "rollout plan"
-    found = jsondoc.loads(read_file(path, what, max_bytes=_MAX_ANSWER_BYTES), what)
-    steps = found.get("steps") if isinstance(found, dict) else None
-    if not isinstance(steps, list):
-        raise Malformed(what, at="steps", want="a list", got=type(steps).__name__)
-    made = []
-    for number, step in enumerate(steps, 1):
-        fields = step if isinstance(step, dict) else {}
-        names = {"do", "broker"} if fields.get("do") == Do.APPLY.value else {"do", "release", "platform"}
-        texts = all(isinstance(value, str) for value in fields.values())
-        if set(fields) != names or not texts or fields["do"] not in {do.value for do in Do}:
-            raise Malformed(
-                what, at=f"step {number}", want="drain, apply or start, and of what", got=str(step)
-            )
-        workload = (fields["release"], fields["platform"]) if "release" in fields else None
-        made.append(RolloutStep(do=Do(fields["do"]), broker=fields.get("broker", ""), workload=workload))
-    return tuple(made)
 
 
 def _admin(url: str, token_file: Path | None, ca: Path | None) -> Admin:
