@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tallystick.cli import broker_admin, broker_deploy, broker_evidence, broker_keys, broker_leases
+from tallystick.cli import (
+    broker_admin,
+    broker_deploy,
+    broker_evidence,
+    broker_keys,
+    broker_leases,
+    broker_rollout,
+)
 from tallystick.cli.broker_home import PassphraseFile, Workdir, broker_home, passphrase
 from tallystick.cli.output import JsonFlag, command_app, emit, progress
 from tallystick.core.errors import Misuse
@@ -21,6 +28,7 @@ app = command_app("Run and manage the key broker.")
 log = command_app("Verify, prove and export the broker's transparency log.")
 broker_deploy.register(app)
 broker_leases.register(app)
+broker_rollout.register(app)
 app.add_typer(broker_keys.app, name="key")
 app.add_typer(broker_admin.app, name="admin")
 app.add_typer(broker_evidence.app, name="evidence")
