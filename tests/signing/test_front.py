@@ -6,22 +6,28 @@ import base64
 import hashlib
 import http.client
 import json
+import socket
+import ssl
 
 import jwt
 import pytest
+import support_tls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from signing.boxes import ALICE, BUILDER, NOW, Box
-from signing.sigstore_server import serving
+from signing.boxes import ALICE, BUILDER, NOW, PAYLOAD, Box
+from signing.sigstore_server import now, serving
 
+from tallystick.broker import tls
+from tallystick.cli.app import _run
 from tallystick.core.errors import TallystickError
-from tallystick.signing import people
+from tallystick.signing import people, sigstore
 from tallystick.signing.certificate import identity
-from tallystick.signing.embedded import proofs
+from tallystick.signing.embedded import http as front_http
+from tallystick.signing.embedded import instance, proofs
 from tallystick.signing.embedded.front import Front
 from tallystick.signing.embedded.instance import ISSUER
 from tallystick.tlog import checkpoint as cp
@@ -243,3 +249,59 @@ def test_over_a_socket_bodies_have_a_bound(box):
         line.putheader("Content-Length", str(1 << 40))
         line.endheaders()
         assert line.getresponse().status == 413
+
+
+@pytest.fixture
+def secure(box, tmp_path):
+    """The front behind a certificate of its own: the URL, and what to believe."""
+    files = support_tls.certificate(tmp_path)
+    with front_http.serving(Front(box.instance), "127.0.0.1", 0, now, tls.context(files)) as url:
+        yield url, files.chain
+
+
+def over_tls(url, chain, method, path, body=None):
+    line = http.client.HTTPSConnection(
+        url.removeprefix("https://"), timeout=10, context=ssl.create_default_context(cafile=chain)
+    )
+    line.request(method, path, None if body is None else json.dumps(body))
+    answer = line.getresponse()
+    assert answer.status == 200
+    return json.loads(answer.read())
+
+
+def test_a_stock_client_signs_over_tls(box, secure, monkeypatch):
+    url, chain = secure
+    assert url.startswith("https://")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(chain))
+    person = people.load(box.workdir, "ci-builder")
+    nonce = over_tls(url, chain, "GET", "/tally/v0/challenge")["nonce"]
+    proof = proofs.prove(person.identity, person.key, nonce, proofs.FOR_A_TOKEN, now())
+    token = over_tls(url, chain, "POST", "/tally/v0/token", {"proof": proof})["id_token"]
+    path = box.workdir / "sigstore" / "client_trust_config.json"
+    config = instance.served_at(json.loads(path.read_bytes()), url)
+    with sigstore.keyless(json.dumps(config).encode(), token) as signer:
+        box.verify(signer.statement(PAYLOAD), now=now())
+
+
+def test_who_does_not_speak_tls_holds_nobody_up(secure, capfd):
+    url, chain = secure
+    host, port = url.removeprefix("https://").split(":")
+    with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as plain:
+        plain.sendall(b"GET /api/v1/log HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"HTTP/1.1 200" not in plain.recv(1000)
+        assert over_tls(url, chain, "GET", "/api/v1/log")["treeSize"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_certificate_goes_with_its_key(box, tmp_path, capsys):
+    files = support_tls.certificate(tmp_path)
+    command = ["sigstore", "serve", "--workdir", str(box.workdir), "--port", "0", "--json"]
+    for wrong in (["--tls-certificate", str(files.chain)], ["--tls-key", str(files.key)]):
+        assert _run(command[:-1] + wrong) == 2
+        assert "go together" in capsys.readouterr().err
+    (tmp_path / "odd.pem").write_text("odd")
+    assert (
+        _run([*command[:-1], "--tls-certificate", str(tmp_path / "odd.pem"), "--tls-key", str(files.key)])
+        == 2
+    )
+    assert "[tls.certificate]" in capsys.readouterr().err

@@ -32,6 +32,13 @@ def serve(
             "--config", help="Folder for trusted_root.json, signing_config.json and client_trust_config.json."
         ),
     ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-certificate", help="PEM chain; with it the Sigstore speaks HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", help="PEM private key of that chain, readable by its owner alone."),
+    ] = None,
 ) -> None:
     """Answer Fulcio v2 and Rekor v1 requests until interrupted: `cosign`, `sigstore` and sigstore-js sign against it.
 
@@ -48,11 +55,18 @@ def serve(
 
     if not 0 <= port <= 65535:
         raise Misuse(f"--port: want 0 to 65535, got {port}", code="port.number")
+    if (tls_certificate is None) != (tls_key is None):
+        raise Misuse("--tls-certificate and --tls-key go together", code="tls.certificate")
+    context = None
+    if tls_certificate is not None and tls_key is not None:
+        from tallystick.broker import tls
+
+        context = tls.context(tls.TlsFiles(chain=tls_certificate, key=tls_key))
     instance = instance_of(workdir)
     done = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: done.set())
-    with http.serving(Front(instance), host, port, clock.now) as url:
+    with http.serving(Front(instance), host, port, clock.now, context) as url:
         if config is not None:
             _write_config(config, workdir, url)
         progress(f"the embedded Sigstore answers at {url} (for development)")

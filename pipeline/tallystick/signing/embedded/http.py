@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler
+from ssl import SSLContext
 
 from tallystick.signing.embedded.front import MAX_BODY_BYTES, Answer, Front
 from tallystick.tlog.serving import serving as http_serving
@@ -15,7 +16,9 @@ _WAIT_SECONDS = 30  # for a client that sends nothing
 
 
 @contextmanager
-def serving(front: Front, host: str, port: int, clock: Callable[[], datetime]) -> Iterator[str]:
+def serving(
+    front: Front, host: str, port: int, clock: Callable[[], datetime], tls: SSLContext | None = None
+) -> Iterator[str]:
     """Answer at ``host`` and ``port`` (0: a free one) for as long as the block lasts, and give the URL.
 
     Raises:
@@ -56,5 +59,5 @@ def serving(front: Front, host: str, port: int, clock: Callable[[], datetime]) -
             self.end_headers()
             self.wfile.write(answer.body)
 
-    with http_serving(Face, host, port) as url:
+    with http_serving(Face, host, port, tls) as url:
         yield url
