@@ -67,6 +67,10 @@ class Small:
         self.ranges: list[str] = []  # of the blob requests that asked for one
         self.lies: dict[str, bytes] = {}  # digest or tag -> what is sent instead
         self.deletes = True
+        self.uploads: dict[str, bytearray] = {}
+        self.patches: list[str] = []  # Content-Range of each chunk
+        self.cut_upload: int | None = None  # a chunk breaks off after so many bytes, once
+        self.forgets = False  # an upload that broke off is dropped, as docker-registry 2.8 does
 
     @contextmanager
     def serving(self) -> Iterator[str]:
@@ -116,6 +120,10 @@ def _handler(state: Small) -> type[BaseHTTPRequestHandler]:
             if self._stopped():
                 return None
             kind, name = path.split("/")[-2:]
+            if kind == "uploads":
+                if name not in state.uploads:
+                    return self._say(404)
+                return self._say(204, Range=f"0-{max(0, len(state.uploads[name]) - 1)}")
             if kind == "referrers":
                 return self._say(200, json.dumps({"manifests": self._referrers(name)}).encode())
             held = state.blobs if kind == "blobs" else state.manifests
@@ -151,12 +159,36 @@ def _handler(state: Small) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             if not self._stopped():
-                self._say(202, Location=urlsplit(self.path).path + "one?state=x")
+                name = f"upload-{len(state.uploads)}"
+                state.uploads[name] = bytearray()
+                self._say(202, Location=f"{urlsplit(self.path).path}{name}?state=x")
+
+        def do_PATCH(self) -> None:
+            name = urlsplit(self.path).path.split("/")[-1]
+            held = state.uploads.get(name)
+            size, asked = int(self.headers["Content-Length"]), self.headers["Content-Range"]
+            if state.cut_upload is not None and held is not None:
+                held += self.rfile.read(state.cut_upload)
+                state.cut_upload = None
+                if state.forgets:
+                    del state.uploads[name]
+                self.close_connection = True
+                self.connection.close()
+                return
+            data = self.rfile.read(size)
+            if held is None or asked != f"{len(held)}-{len(held) + size - 1}":
+                self._say(404 if held is None else 416)
+                return
+            state.patches.append(asked)
+            held += data
+            self._say(202, Location=self.path, Range=f"0-{len(held) - 1}")
 
         def do_PUT(self) -> None:
             if self._stopped():
                 return None
             data = self.rfile.read(int(self.headers["Content-Length"]))
+            if "/uploads/" in self.path:
+                data = bytes(state.uploads.pop(urlsplit(self.path).path.split("/")[-1])) + data
             digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
             parts = urlsplit(self.path)
             if "/blobs/" in parts.path:

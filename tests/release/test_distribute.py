@@ -121,6 +121,105 @@ def test_a_push_that_is_repeated_sends_only_what_is_missing(pushed):
     assert distribute.push(folder, *_at(host), _silent).sent == 1
 
 
+BLOB = bytes(range(256)) * 40  # ten chunks of a KiB
+
+
+def _put(host, kept=None, size=1024, monkeypatch=None):
+    from io import BytesIO
+
+    monkeypatch.setattr(registry, "CHUNK_BYTES", size)
+    _at(host)[1].put_blob(BytesIO(BLOB), Digest.of(BLOB), len(BLOB), kept)
+
+
+def test_a_large_file_goes_in_chunks(small, monkeypatch):
+    state, host = small
+    _put(host, monkeypatch=monkeypatch)
+    assert state.blobs[str(Digest.of(BLOB))] == BLOB
+    assert state.patches == [f"{at}-{at + 1023}" for at in range(0, len(BLOB), 1024)]
+
+
+@pytest.mark.parametrize(("forgets", "first"), [(False, "500-1523"), (True, "0-1023")])
+def test_an_upload_that_breaks_off_goes_on_where_the_registry_says(small, monkeypatch, forgets, first):
+    """In one process: after a chunk that broke off, from the registry's Range; from the start when it forgot."""
+    state, host = small
+    state.cut_upload, state.forgets = 500, forgets
+    _put(host, monkeypatch=monkeypatch)
+    assert state.blobs[str(Digest.of(BLOB))] == BLOB
+    assert state.patches[0] == first
+
+
+class _Killed(Exception):
+    """The process ends here."""
+
+
+def _killed_before(monkeypatch, chunk):
+    """Let chunks through up to this one, then end the process."""
+    asked = Registry._ask
+
+    def ask(self, method, path, **options):
+        if options.get("headers", {}).get("Content-Range") == chunk:
+            raise _Killed
+        return asked(self, method, path, **options)
+
+    monkeypatch.setattr(Registry, "_ask", ask)
+
+
+def test_another_process_goes_on_with_an_upload(small, monkeypatch, tmp_path):
+    state, host = small
+    place = tmp_path / "kept"
+    with monkeypatch.context() as patched:
+        _killed_before(patched, "3072-4095")
+        with pytest.raises(_Killed):
+            _put(host, registry.Kept(place), monkeypatch=patched)
+    assert place.stat().st_mode & 0o777 == 0o600
+    done = len(state.patches)
+    _put(host, registry.Kept(place), monkeypatch=monkeypatch)
+    assert (done, state.patches[3]) == (3, "3072-4095")
+    assert len(state.patches) == 10
+    assert not place.exists()
+    place.write_bytes(b"\xff{")
+    assert registry.Kept(place).place(Digest.of(BLOB)) is None
+
+
+def test_a_real_registry_takes_chunks_and_a_push_goes_on_after_a_kill(world, tmp_path, monkeypatch):
+    _need_debian()
+    folder = world[1]
+    (folder / "seeds/weights.bin").write_bytes(BLOB)
+    _again(folder)
+    sent = []
+    with registries.debian(tmp_path) as host:
+        monkeypatch.setattr(registry, "CHUNK_BYTES", 1024)
+        with monkeypatch.context() as patched:
+            _killed_before(patched, "3072-4095")
+            with pytest.raises(_Killed):
+                distribute.push(folder, *_at(host), _silent)
+        asked = Registry._ask
+
+        def counted(self, method, path, **options):
+            sent.append(options.get("headers", {}).get("Content-Range") if method == "PATCH" else None)
+            return asked(self, method, path, **options)
+
+        monkeypatch.setattr(Registry, "_ask", counted)
+        distribute.push(folder, *_at(host), _silent)
+        got = distribute.pull(*_at(host), tmp_path / "out", _silent)
+    assert got.release == Digest.of((folder / "index.json").read_bytes())
+    assert next(one for one in sent if one) == "3072-4095"  # and not that file's beginning
+    assert not list(folder.parent.glob(f".{folder.name}.*.push"))
+
+
+def _again(folder):
+    """Make the index again, unsigned: what is pushed here is not verified."""
+    import shutil
+
+    from tallystick.release import index as indexes
+
+    old = indexes.read(folder)
+    shutil.rmtree(folder / "bundles")
+    shutil.rmtree(folder / "links", ignore_errors=True)
+    data = indexes.make(folder, name=old.name, version=old.version, products=dict(old.products))
+    (folder / "index.json").write_bytes(data)
+
+
 @pytest.mark.parametrize("change", [lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b + b"x", lambda b: b""])
 def test_other_bytes_of_a_blob_are_not_kept(pushed, tmp_path, change):
     state, host, folder = pushed

@@ -20,7 +20,7 @@ from tallystick.core.files import read_file, whole_folder
 from tallystick.release import artifact
 from tallystick.release import index as indexes
 from tallystick.release.artifact import Blob
-from tallystick.release.registry import Reference, Registry
+from tallystick.release.registry import Kept, Reference, Registry
 
 _MAX_BESIDE_BYTES = 16 << 20
 
@@ -49,11 +49,12 @@ def push(folder: Path, place: Reference, registry: Registry, say: Callable[[str]
     index_bytes = read_file(folder / indexes.FILE, "release index")
     manifest = artifact.manifest(index_bytes)
     sent = _put_bytes(registry, artifact.EMPTY) + _put_bytes(registry, index_bytes)
+    kept = Kept(folder.parent / f".{folder.name}.{Digest.of(str(place).encode()).hex[:16]}.push")
     for number, file in enumerate(index.files, 1):
         if not registry.has_blob(file.digest):
             say(f"[{number}/{len(index.files)}] {file.path} ({file.size_bytes} bytes)")
             with (folder / file.path).open("rb") as stream:
-                registry.put_blob(stream, file.digest, file.size_bytes)
+                registry.put_blob(stream, file.digest, file.size_bytes, kept)
             sent += 1
     registry.put_manifest(manifest, str(Digest.of(manifest)))
     beside = sorted(_beside(folder))

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Misuse, NotGenuine, Unreachable
+from tallystick.core.files import write_file
 from tallystick.release.artifact import INDEX, MANIFEST, MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ _TIMEOUT_SECONDS = (10, 60)  # to connect, and between two reads
 _BLOCK_BYTES = 64 << 10  # what is lost at most when an answer breaks off
 _MAX_TOKEN_BYTES = 1 << 20
 _TRIES = 4
-_OK, _CREATED, _ACCEPTED, _PARTIAL, _UNAUTHORISED, _NOT_FOUND = 200, 201, 202, 206, 401, 404
+_OK, _CREATED, _ACCEPTED, _NO_CONTENT, _PARTIAL = 200, 201, 202, 204, 206
+_UNAUTHORISED, _NOT_FOUND, _RANGE = 401, 404, 416
+_BYTES = "application/octet-stream"
+_MOST_KEPT_BYTES = 1 << 20
+CHUNK_BYTES = 32 << 20  # of an upload: what is lost at most when it breaks off, and held in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,43 @@ def reference(text: str) -> Reference:
         raise Misuse(f"{text!r} is no place in a registry: want {want}", code="oci.reference")
     digest = Digest.parse(match["digest"]) if match["digest"] else None
     return Reference(host=match["host"], repository=match["repository"], tag=match["tag"], digest=digest)
+
+
+class Kept:
+    """Where unfinished uploads stand, in a file beside the release; without a file, while the process lives."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read ``path``; what is no such file counts as nothing."""
+        self._path = path
+        self._places: dict[str, str] = {}
+        try:
+            if path is not None and path.stat().st_size <= _MOST_KEPT_BYTES:
+                found = json.loads(path.read_bytes())
+                self._places = {str(name): str(place) for name, place in found.items()}
+        except (OSError, ValueError, AttributeError):
+            self._places = {}
+
+    def place(self, digest: Digest) -> str | None:
+        """Return where the upload of ``digest`` stands, or None."""
+        return self._places.get(str(digest))
+
+    def keep(self, digest: Digest, place: str) -> None:
+        """Remember where the upload of ``digest`` stands."""
+        self._places[str(digest)] = place
+        self._write()
+
+    def drop(self, digest: Digest) -> None:
+        """Forget the upload of ``digest``; the file goes with the last one."""
+        self._places.pop(str(digest), None)
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        if self._places:
+            write_file(self._path, json.dumps(self._places).encode(), mode=0o600)
+        else:
+            self._path.unlink(missing_ok=True)
 
 
 class Registry:
@@ -134,14 +176,75 @@ class Registry:
         self._expect(answer, _OK)
         return True
 
-    def put_blob(self, stream: BinaryIO, digest: Digest, size_bytes: int) -> None:
-        """Upload ``size_bytes`` bytes of ``stream``; the registry checks the digest."""
-        started = self._expect(self._ask("POST", "blobs/uploads/"), _ACCEPTED)
-        place = urljoin(self._base, started.headers.get("Location", ""))
+    def put_blob(self, stream: BinaryIO, digest: Digest, size_bytes: int, kept: Kept | None = None) -> None:
+        """Upload ``size_bytes`` bytes of ``stream``; the registry checks the digest.
+
+        A blob of more than ``CHUNK_BYTES`` goes in chunks of that size, each from where the registry says that it is.
+
+        Args:
+            kept: remembers where uploads stand, so that another process goes on there.
+
+        Raises:
+            Unreachable: it did not all go, or the registry refuses it.
+        """
+        if size_bytes > CHUNK_BYTES:
+            place = self._put_chunks(stream, digest, size_bytes, kept or Kept(None))
+            body: BinaryIO | bytes = b""
+        else:
+            place = self._begin()
+            body = stream if size_bytes else b""  # an empty stream would be sent in chunks
         place += ("&" if urlsplit(place).query else "?") + f"digest={digest}"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
-        body = stream if size_bytes else b""  # an empty stream would be sent in chunks
+        headers = {"Content-Type": _BYTES, "Content-Length": "0" if body == b"" else str(size_bytes)}
         self._expect(self._ask("PUT", place, headers=headers, data=body), _CREATED)
+
+    def _begin(self) -> str:
+        """Begin an upload and return where its bytes go."""
+        return self._location(self._expect(self._ask("POST", "blobs/uploads/"), _ACCEPTED))
+
+    def _location(self, answer: requests.Response, before: str = "") -> str:
+        return urljoin(self._base, answer.headers.get("Location", before))
+
+    def _put_chunks(self, stream: BinaryIO, digest: Digest, size_bytes: int, kept: Kept) -> str:
+        """Send the blob in chunks (distribution specification 1.1, "Pushing a blob in chunks"); return its place.
+
+        When the place is no more, or an answer is lost and the registry has dropped the upload, it begins again.
+        """
+        place, at = self._stands(kept.place(digest))
+        tries = 0
+        while at < size_bytes:
+            place = place or self._begin()
+            kept.keep(digest, place)
+            stream.seek(at)
+            body = stream.read(min(CHUNK_BYTES, size_bytes - at))
+            headers = {"Content-Type": _BYTES, "Content-Range": f"{at}-{at + len(body) - 1}"}
+            try:
+                answer = self._ask("PATCH", place, headers=headers, data=body)
+                if answer.status_code not in (_ACCEPTED, _NOT_FOUND, _RANGE):
+                    self._expect(answer, _ACCEPTED)
+            except Unreachable:
+                if (tries := tries + 1) == _TRIES:
+                    raise
+                place, at = self._stands(place)
+                continue
+            done = _end_of(answer) if answer.status_code == _ACCEPTED else 0
+            if at < done <= at + len(body):
+                place, at, tries = self._location(answer, place), done, 0
+            elif (tries := tries + 1) == _TRIES:
+                raise self._refused(f"the upload of {digest} does not go on: {answer.status_code}")
+            else:
+                place, at = self._stands(place)
+        kept.drop(digest)
+        return place or self._begin()
+
+    def _stands(self, place: str | None) -> tuple[str | None, int]:
+        """Return where an upload goes on and how many bytes the registry has; None and 0 when it has forgotten."""
+        if place is None:
+            return None, 0
+        answer = self._ask("GET", place)
+        answer.close()
+        if answer.status_code != _NO_CONTENT:
+            return None, 0
+        return self._location(answer, place), _end_of(answer)
 
     def get_blob(self, digest: Digest, size_bytes: int, place: Path) -> None:
         """Write the blob to ``place``, beginning after the bytes that are there already.
@@ -268,6 +371,13 @@ class Registry:
     def _unreachable(self, error: Exception) -> Unreachable:
         kind = type(error).__name__
         return Unreachable(f"registry {self._place.host} can not be reached ({kind})", code="oci.unreachable")
+
+
+def _end_of(answer: requests.Response) -> int:
+    """Return how many bytes of an upload the registry has. It says ``0-0`` of none; we never leave it one byte."""
+    match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", answer.headers.get("Range", ""))
+    last = int(match[1]) if match else 0
+    return last + 1 if last else 0
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
