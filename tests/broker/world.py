@@ -158,6 +158,7 @@ class World:
     trusted: Trust | None = None
     limits: Limits = field(default_factory=Limits)
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    witnesses: tuple[str, ...] = ()
 
     @property
     def home(self) -> Home:
@@ -173,6 +174,7 @@ class World:
             port=0,
             limits=self.limits,
             lifetimes=self.lifetimes,
+            witnesses=self.witnesses,
         )
 
     def open(self) -> Broker:

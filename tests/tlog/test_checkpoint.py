@@ -136,3 +136,16 @@ def test_what_is_no_note_is_malformed(text):
 def test_what_is_no_checkpoint_is_malformed(text):
     with pytest.raises(Malformed, match="checkpoint: "):
         cp.parse(text)
+
+
+def test_a_verifier_key_is_read_as_it_is_printed():
+    from tallystick.broker.logkey import LogKey
+
+    made = LogKey(ed25519.Ed25519PrivateKey.generate())
+    assert cp.parse_verifier(made.verifier_line()) == made.note_key
+
+
+@given(st.text() | st.from_regex(r"[a-z]{1,4}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{0,48}={0,2}", fullmatch=True))
+def test_any_other_line_is_refused_by_name(line):
+    with pytest.raises((Malformed, Unsupported)):
+        cp.parse_verifier(line)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.core.errors import Malformed, Refused, Unreachable
+from tallystick.core.errors import Malformed, NotGenuine, Unreachable
 from tallystick.tlog import checkpoint as cp
 from tallystick.tlog import witness_http
 from tallystick.tlog.log import Log
@@ -95,9 +95,9 @@ def test_a_witness_that_has_seen_less_is_told_more_over_http(witness, log):
             (line,) = witness_http.cosignatures(url, note(log, size), log.consistency)
             signed = cp.parse_note(note(log, size)).joined(line)
             assert cp.cosigned_at(signed, PUBLIC) == NOW
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(NotGenuine, match="with 9 leaves or more, got 3") as caught:
             witness_http.cosignatures(url, note(log, 3), log.consistency)
-        assert caught.value.code == "witness.refused"
+        assert caught.value.code == "log.behind-witness"
     with pytest.raises(Unreachable):
         witness_http.cosignatures(url, note(log, 9), log.consistency)
 

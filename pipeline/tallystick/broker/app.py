@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -93,7 +93,7 @@ def create_app(
         return _json((await broker.activate(body)).document())
 
     async def checkpoint(request: Request) -> Response:
-        return PlainTextResponse(broker.checkpoint(), headers=_HEADERS)
+        return PlainTextResponse(await asyncio.to_thread(broker.checkpoint), headers=_HEADERS)
 
     async def keys(request: Request) -> Response:
         return _json({"keys": [{**broker.tokens.jwk, "kid": broker.tokens.key_id, "use": "sig"}]})
@@ -115,6 +115,7 @@ def create_app(
         try:
             await asyncio.to_thread(lambda: broker.policies.current(broker.clock.now()))
             await asyncio.to_thread(broker.ledger.head)
+            broker.witnessing.check()
         except TallystickError as error:
             raise Answer(503, wire.INTERNAL, "no key can be released now", code=error.code) from None
         return PlainTextResponse("ready\n", headers=_HEADERS)
@@ -131,7 +132,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(_sweeping(broker))
+        tasks = [asyncio.create_task(work(broker)) for work in (_sweeping, _witnessing)]
         try:
             if beside is None:
                 yield
@@ -139,9 +140,9 @@ def create_app(
                 async with beside():
                     yield
         finally:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(broker.close)
 
     app = Starlette(
@@ -186,6 +187,16 @@ async def _sweeping(broker: Broker) -> None:
         else:
             if ended:
                 _FAULTS.info(json.dumps({"leases_ended": ended}))
+
+
+async def _witnessing(broker: Broker) -> None:
+    """Show the log to its witnesses now and then. What they do not sign makes the broker not ready, and is said."""
+    while True:
+        await asyncio.sleep(broker.config.lifetimes.witness.total_seconds())
+        try:
+            await asyncio.to_thread(broker.witnessing.show)
+        except TallystickError as error:
+            _FAULTS.error(json.dumps({"fault": "witness", "code": error.code, "message": error.message}))
 
 
 _HEADERS = {"cache-control": "no-store"}

@@ -39,6 +39,7 @@ class Lifetimes:
     enrolment: timedelta = timedelta(minutes=1)
     ak_certificate: timedelta = timedelta(hours=1)
     evidence: timedelta = timedelta(days=90)  # and leases that are over; zero records no evidence
+    witness: timedelta = timedelta(seconds=10)  # between two looks of the witnesses at the log
     sweep: timedelta = timedelta(seconds=5)  # between two looks at whether leases are still permitted
 
 
@@ -55,6 +56,7 @@ class BrokerConfig:
     port: int = 8777
     tls: TlsFiles | None = None  # None: plain HTTP
     metrics: bool = False  # serve /metrics
+    witnesses: tuple[str, ...] = ()  # URLs of those who look at the log
     issuer: str = "tallystick-broker"  # "iss" of the attestation results
     revocations_within: timedelta = MAX_AGE  # how long ago the channel must have spoken to release anything
     passphrase: str | None = field(default=None, repr=False)

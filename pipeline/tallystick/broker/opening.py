@@ -33,6 +33,7 @@ from tallystick.broker.sessions import KEY_BYTES, Sessions
 from tallystick.broker.store import Batch, ChannelMark, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import Vault
+from tallystick.broker.witnessing import Witnessing
 from tallystick.core.errors import Misuse
 from tallystick.core.files import read_file, write_file
 from tallystick.evidence.endorsements import Endorsements
@@ -98,7 +99,8 @@ def open_broker(
     Raises:
         Refused: the clock stands behind the time the broker has acted on (``clock.behind``), or the trust file
             does not pin the channel (``release.channel.unknown``).
-        NotGenuine: the log was altered, or a secret's file is readable by others.
+        NotGenuine: the log was altered, or is behind what a witness has seen (``log.behind-witness``,
+            ``log.forked``); or a secret's file is readable by others.
         Misuse: there is no broker in the folder, or its store has to be migrated first.
         Unreachable: the store does not answer.
     """
@@ -111,6 +113,14 @@ def open_broker(
         vault = Vault.open(home.vault, passphrase=config.passphrase)
         ledger = open_ledger(store, clock, nonce_life=config.lifetimes.session + _NONCE_MARGIN)
     except BaseException:
+        store.close()
+        raise
+    log_key = logkey.load(home.log_key)
+    witnessing = Witnessing(store, log_key, urls=config.witnesses, trusted=trust.witnesses)
+    try:
+        witnessing.show()
+    except BaseException:
+        ledger.close()
         store.close()
         raise
     manufacturers = tuple(one for one in trust.endorsers if one.kind == MANUFACTURER)
@@ -127,7 +137,8 @@ def open_broker(
         vault=vault,
         policies=_policies(config, store, ledger, load),
         tokens=TokenIssuer(token_key, issuer=config.issuer, life=config.lifetimes.token),
-        log_key=logkey.load(home.log_key),
+        log_key=log_key,
+        witnessing=witnessing,
         manufacturers=manufacturers,
         authorities=authorities,
         backing=Backing(

@@ -37,6 +37,7 @@ from tallystick.broker.sessions import Attested, Session, Sessions
 from tallystick.broker.store import Batch, Store
 from tallystick.broker.tokens import TokenIssuer
 from tallystick.broker.vault import KeyId, Vault, key_id
+from tallystick.broker.witnessing import Witnessing
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.core.findings import Finding
@@ -73,6 +74,7 @@ class Broker:
     policies: PolicySource
     tokens: TokenIssuer
     log_key: LogKey
+    witnessing: Witnessing
     manufacturers: tuple[Endorser, ...]  # whose endorsement keys may enrol
     authorities: tuple[EnrolmentAuthority, ...]  # who certify attestation keys, one for each label
     backing: Backing  # what the verification of evidence may rest on
@@ -94,6 +96,8 @@ class Broker:
         """Finish what is being decided, write what waits, and let go of everything."""
         self.threads.shutdown(wait=True)
         self.ledger.close()
+        with suppress(TallystickError):  # the next start says what is wrong
+            self.witnessing.show()
         self.store.close()
 
     def auth(self, body: bytes) -> tuple[str, Challenge]:
@@ -159,6 +163,7 @@ class Broker:
             key = key_id(path)
         except Malformed:
             raise wire.no_such_path() from None
+        self.witnessing.check()
         return await self._under_one_policy(lambda: self._fetched(key, attested, now))
 
     async def enrol(self, body: bytes) -> EnrolmentChallenge:
@@ -236,8 +241,9 @@ class Broker:
         return self.leasing.sweep(self.policies.current(now), now)
 
     def checkpoint(self) -> str:
-        """Return the signed checkpoint over everything that is in the log."""
-        return self.log_key.checkpoint(self.ledger.head())
+        """Return the signed checkpoint over everything that is in the log, with witnesses' lines once they have it."""
+        head = self.ledger.head()
+        return self.witnessing.latest(head.size) or self.log_key.checkpoint(head)
 
     async def _fetched(self, key: KeyId, attested: Attested, now: datetime) -> bytes:
         outcome, under = await self._in_thread(lambda: self._decided(key, attested, now))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 app = command_app("Run and manage the key broker.")
 log = command_app("Verify, prove and export the broker's transparency log.")
 broker_deploy.register(app)
-broker_leases.register(app)
 broker_rollout.register(app)
+broker_leases.register(app)
 app.add_typer(broker_keys.app, name="key")
 app.add_typer(broker_admin.app, name="admin")
 app.add_typer(broker_evidence.app, name="evidence")
@@ -143,6 +143,14 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8777,
     passphrase_file: PassphraseFile = None,
+    witnesses: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--witness",
+            help="URL of a witness of the broker's log, whose key the trust file has; can be repeated. The broker does not "
+            "start on a log that is behind what it has seen.",
+        ),
+    ] = None,
     tls_certificate: Annotated[
         Path | None, typer.Option("--tls-certificate", help="PEM chain; with it the service speaks HTTPS.")
     ] = None,
@@ -194,6 +202,7 @@ def serve(
         host=host,
         port=port,
         tls=_tls(tls_certificate, tls_key),
+        witnesses=tuple(witnesses or ()),
         metrics=metrics,
         limits=Limits(client_rate=client_rate, client_burst=client_burst),
         lifetimes=Lifetimes(evidence=timedelta(days=evidence_days)),

@@ -64,15 +64,22 @@ def init(
 def serve(
     folder: Folder,
     roots: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--trusted-root", help="A Sigstore trusted root, whose logs it watches; can be repeated."
         ),
-    ],
+    ] = None,
+    verifiers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            help="The verifier key of another log, as `tally broker init` prints it; can be repeated.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="The port; 0 takes a free one.")] = 3081,
 ) -> None:
-    """Answer add-checkpoint until interrupted. A log's name and key are the root's."""
+    """Answer add-checkpoint until interrupted. A log's name and key are those of the root, or of the verifier key."""
     import signal
     import threading
 
@@ -84,6 +91,7 @@ def serve(
     from tallystick.core.files import read_file
     from tallystick.signing import keyfile
     from tallystick.signing import root as trusted
+    from tallystick.tlog import checkpoint as cp
     from tallystick.tlog import witness_http
     from tallystick.tlog.witness import Witness
 
@@ -95,10 +103,14 @@ def serve(
     name = read_file(folder / "name", "witness", max_bytes=_MAX_BYTES).decode("utf-8", "replace").strip()
     logs = [
         log
-        for path in roots
+        for path in roots or ()
         for log in trusted.parse(read_file(path, "trusted root", max_bytes=_MAX_BYTES)).logs
     ]
-    witness = Witness(name=name, key=key, logs=tuple(_known(log) for log in logs), folder=folder)
+    keys = [cp.parse_verifier(line) for line in verifiers or ()]
+    known = [*(_known(log) for log in logs), *((key.name, key) for key in keys)]
+    if not known:
+        raise Misuse("want --trusted-root or --log: there is no log to watch", code="witness.logs")
+    witness = Witness(name=name, key=key, logs=tuple(known), folder=folder)
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())

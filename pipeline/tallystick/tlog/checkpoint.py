@@ -23,6 +23,7 @@ from tallystick.tlog.merkle import HASH_BYTES
 
 _WHAT = "checkpoint"
 _HINT_BYTES = 4
+_ED25519_BYTES = 32
 _STAMP_BYTES = 8  # tlog-cosignature: the time, big-endian, in front of the signature
 _MAX_NOTE_BYTES = 1 << 20
 _MAX_SIGNATURES = 100  # signed-note: "a limit … is recommended"
@@ -107,6 +108,30 @@ def spki_digest(public: PublicKey) -> bytes:
     """Return SHA-256 of the key's DER SubjectPublicKeyInfo: the log ID of RFC 6962, section 3.2."""
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(der).digest()
+
+
+def parse_verifier(line: str) -> NoteKey:
+    """Return the Ed25519 key of a verifier key line.
+
+    Source: C2SP signed-note, "Verifier keys": ``<name>+<key ID>+<base64 of type and key>``.
+
+    Raises:
+        Malformed: not such a line, or its key ID is another key's.
+        Unsupported: another type of key.
+    """
+    what = "verifier key"
+    match = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+(\S+)", line)
+    if match is None:
+        raise Malformed(what, at="line", want="name+key ID+base64", got=repr(line))
+    kind, raw = (value := canonical_base64.decode(match[3], what, "key"))[:1], value[1:]
+    if kind != bytes([Kind.ED25519.value]):
+        raise Unsupported(what, at="type", want="01 (Ed25519)", got=kind.hex() or "nothing")
+    if len(raw) != _ED25519_BYTES:
+        raise Malformed(what, at="key", want=f"{_ED25519_BYTES} bytes", got=f"{len(raw)}")
+    key = NoteKey(name=match[1], kind=Kind.ED25519, public=ed25519.Ed25519PublicKey.from_public_bytes(raw))
+    if key.hint.hex() != match[2]:
+        raise Malformed(what, at="key ID", want=key.hint.hex(), got=match[2])
+    return key
 
 
 def sign(text: str, name: str, private: PrivateKey) -> NoteSignature:

@@ -11,7 +11,8 @@ from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from urllib import error, request
 
-from tallystick.core.errors import Malformed, Refused, Unreachable
+from tallystick.core.errors import Malformed, NotGenuine, Refused, Unreachable
+from tallystick.core.findings import Finding
 from tallystick.tlog import checkpoint as cp
 from tallystick.tlog.serving import serving as http_serving
 from tallystick.tlog.witness import MAX_REQUEST_BYTES, SIZE_TYPE, Reply, Witness, write_request
@@ -27,9 +28,12 @@ def cosignatures(url: str, note: str, consistency: Consistency) -> tuple[cp.Note
 
     Raises:
         Unreachable: nobody answers (``witness.unreachable``).
-        Refused: the witness does not sign (``witness.refused``).
+        NotGenuine: it has seen more of this log than ``note`` covers (``log.behind-witness``), or what it has seen is
+            not the beginning of it (``log.forked``).
+        Refused: the witness does not sign for another reason (``witness.refused``).
     """
-    size, old = cp.parse(cp.parse_note(note).text).size, 0
+    checkpoint = cp.parse(cp.parse_note(note).text)
+    size, old = checkpoint.size, 0
     for _ in range(2):  # the first answer may say how much the witness has seen
         proof = consistency(old, size) if 0 < old < size else ()
         reply = _post(f"{url.rstrip('/')}/add-checkpoint", write_request(old, proof, note))
@@ -39,7 +43,12 @@ def cosignatures(url: str, note: str, consistency: Consistency) -> tuple[cp.Note
             break
         old = int(reply.body) if reply.body.strip().isdigit() else 0
         if old > size:
-            break
+            raise _refuse(
+                "log.behind-witness", url, f"{checkpoint.origin} with {old} leaves or more", f"{size}"
+            )
+    if old and reply.status in (409, 422):
+        want = f"{checkpoint.origin} beginning with the {old} leaves that were seen"
+        raise _refuse("log.forked", url, want, f"another log of {size} leaves")
     message = f"the witness at {url} does not sign: {reply.status} {reply.body.strip()[:200]}"
     raise Refused(message, code="witness.refused")
 
@@ -76,6 +85,11 @@ def serving(witness: Witness, host: str, port: int, clock: Callable[[], datetime
 
     with http_serving(Face, host, port) as url:
         yield url
+
+
+def _refuse(code: str, url: str, want: str, got: str) -> NotGenuine:
+    finding = Finding(code, f"what the witness at {url} has seen", want, got)
+    return NotGenuine(f"transparency log: {finding.message}", findings=[finding])
 
 
 def _post(url: str, body: bytes) -> Reply:
