@@ -74,7 +74,7 @@ def forecast(
     pinned = desks.load_trust(home, trust)
     state, policies = _channel(channel_dir or desks.channel_folder(home, channel), channel, pinned, now)
     stops = [
-        forecasting.stop_of(one, policies, now) for one in (*_leases(workdir, now), *_recorded(evidence))
+        forecasting.stop_of(one, policies, now) for one in (*_leases(workdir, channel, now), *_recorded(evidence))
     ]
     endings = [
         *forecasting.of_channel(state),
@@ -158,8 +158,23 @@ def _own(home: Path) -> Iterator[tuple[str, x509.Certificate]]:
             yield "the broker's enrolment", certificate
 
 
-def _leases(workdir: Path | None, now: datetime) -> Iterator[Workload]:
-    yield from ()
+def _leases(workdir: Path | None, channel: str, now: datetime) -> list[Workload]:
+    """Return the leases of the channel that the broker in the work directory keeps; none without a broker."""
+    from tallystick.broker import lease_table
+    from tallystick.broker.forecast import Workload
+    from tallystick.broker.leasing import Leasing
+    from tallystick.cli.broker_home import broker_home
+    from tallystick.cli.broker_leases import opened
+
+    if not broker_home(workdir).made:
+        return []
+    with opened(workdir) as store:
+        with store.reading() as connection:
+            held = tuple(lease_table.held(connection, now, channel=channel))
+        prove = Leasing(store).attested
+        return [
+            Workload(name=f"lease {one.id}", key=one.key, attested=prove(one.attestation)) for one in held
+        ]
 
 
 def _recorded(folder: Path | None) -> list[Workload]:
