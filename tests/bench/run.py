@@ -104,6 +104,24 @@ def releases() -> list[Row]:
     return [pair("`tally verify` of the demo's release", verify, "`import sigstore.verify`", peer, "1 s")]
 
 
+def sboms() -> tuple[list[Row], list[str]]:
+    """Return the rows, and the lines that name what sbomnix misses of the demo's image."""
+    import os
+    import shutil
+
+    import bench_sbom
+
+    release = ROOT / "demo" / "release"
+    peer = os.environ.get("SBOMNIX") or shutil.which("sbomnix")
+    with tempfile.TemporaryDirectory(prefix="tally-bench-") as name:
+        rows = [pair(*one) for one in bench_sbom.pairs(Path(name))]
+        if peer is None or not release.is_dir():
+            return rows, []
+        missed = bench_sbom.missed(Path(name) / "demo", release, peer)
+    words = f"sbomnix, asked about the same derivations, does not name {len(missed)} components of the demo's image:"
+    return rows, ["", "## What sbomnix misses", "", words, "", ", ".join(missed) + "."]
+
+
 def signing() -> list[Row]:
     import bench_release
     import bench_signing
@@ -127,7 +145,7 @@ def compiling() -> list[tuple[str, list[float | None]]]:
     return sorted(found.items(), key=lambda row: (" " in row[0], row[0]))
 
 
-def page(rows: list[Row], compiled: list[tuple[str, list[float | None]]]) -> str:
+def page(rows: list[Row], compiled: list[tuple[str, list[float | None]]], missed: list[str]) -> str:
     lines = [
         "# Benchmarks",
         "",
@@ -155,11 +173,11 @@ def page(rows: list[Row], compiled: list[tuple[str, list[float | None]]]) -> str
     for name, taken in compiled:
         shown = name if " " in name else f"`{name}`"
         lines.append(f"| {shown} | " + " | ".join("-" if t is None else f"{t:.1f} s" for t in taken) + " |")
+    lines += missed
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(
-        page([*start_up(), *measurements(), *evidence(), *devices(), *signing(), *releases()], compiling()),
-        encoding="utf-8",
-    )
+    described, missed = sboms()
+    rows = [*start_up(), *measurements(), *evidence(), *devices(), *described, *signing(), *releases()]
+    PAGE.write_text(page(rows, compiling(), missed), encoding="utf-8")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from contextlib import suppress
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.core import jsondoc
+from tallystick.core import bulk, jsondoc
 from tallystick.core.errors import Malformed
 
 TEXT = st.text(alphabet='[]{}"\\a\n', max_size=8)
@@ -45,3 +48,35 @@ def test_depth_is_told_exactly(value, levels, maps):
 def test_what_is_refused(text, said):
     with pytest.raises(Malformed, match=said):
         jsondoc.loads(text, "test")
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(alphabet=st.characters(max_codepoint=127), max_size=4), inner, max_size=4)
+    ),
+)
+
+
+@given(PLAIN)
+def test_what_is_plain_is_written_as_rfc_8785_writes_it(value):
+    assert jsondoc.is_plain(value)
+    assert jsondoc.canonical(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [1.5, 1 << 53, {"é": 1}, {1: 2}, [{"a": [2.0]}], b"x"])
+def test_what_is_not_plain_is_told(value):
+    assert not jsondoc.is_plain(value)
+
+
+def test_the_collector_comes_back_after_bulk_work():
+    assert gc.isenabled()
+    with bulk.uncollected():
+        with bulk.uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with suppress(KeyError), bulk.uncollected():
+        raise KeyError
+    assert gc.isenabled()

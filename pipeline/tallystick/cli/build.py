@@ -113,6 +113,7 @@ def write(
     """
     from tallystick.build import folder as release_folder
     from tallystick.cli import statements
+    from tallystick.core.bulk import uncollected
     from tallystick.core.digests import Digest
     from tallystick.core.files import write_file
     from tallystick.release import index
@@ -124,10 +125,11 @@ def write(
     covered = statements.coverage(made.build, products)
     inside = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     known = gather(inside, lambda path: (folder / path).read_bytes(), folder)
-    written = {
-        "sbom": statements.sbom(made.build, covered, known, cyclonedx),
-        "provenance": statements.provenance(made.build, builder_id, source),
-    }
+    with uncollected():
+        written = {
+            "sbom": statements.sbom(made.build, covered, known, cyclonedx),
+            "provenance": statements.provenance(made.build, builder_id, source),
+        }
     if order.recipe.is_image:
         written["measurements"] = statements.measurements(order.recipe, products, firmware, init_data)
     for name, data in written.items():

@@ -61,6 +61,40 @@ def dumps(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
+def canonical(value: object) -> bytes:
+    """Return the RFC 8785 bytes of ``value``, for which :func:`is_plain` holds: sorted keys, no spaces.
+
+    The standard library writes them many times faster than a general canonicaliser does.
+
+    Raises:
+        UnicodeEncodeError: a lone surrogate, which is a ValueError.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def is_plain(value: object) -> bool:
+    """Say whether :func:`canonical` writes what RFC 8785 asks for: ASCII keys, and numbers that are whole and safe.
+
+    Beyond ASCII, RFC 8785 sorts by UTF-16 and Python by code points; fractions it writes as ECMAScript does.
+    """
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) is dict:
+            if not all(type(key) is str and key.isascii() for key in one):
+                return False
+            waiting += one.values()
+        elif type(one) is list:
+            waiting += one
+        elif type(one) is int:
+            if abs(one) >= 1 << 53:
+                return False
+        elif one is not None and type(one) is not str and type(one) is not bool:
+            return False
+    return True
+
+
 _STRING = re.compile(rb'"[^"]*"')
 _PAIR = re.compile(rb"\[\]|\{\}")
 _ALL_BUT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'[]{}"')

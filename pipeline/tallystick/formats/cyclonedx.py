@@ -8,7 +8,6 @@ Source: CycloneDX 1.6 (ECMA-424) and 1.7, the JSON schemas and the reference gui
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Container, Iterator
 from typing import Any
@@ -28,6 +27,9 @@ _WORD = re.compile(r"\s*(\(|\)|[A-Za-z0-9.\-]+(?::[A-Za-z0-9.\-]+)?\+?)")
 _OWN_LICENCE = re.compile(r"(DocumentRef-[A-Za-z0-9.\-]+:)?LicenseRef-[A-Za-z0-9.\-]+")
 
 # Where one part of a document names another by its bom-ref: the key of a list, or of one text.
+_NESTED = (dict, list)
+_WITHOUT_REFS = {"hashes", "properties"}  # nothing in them can name or be named
+_Place = tuple[Any, ...]  # () or (the place around it, key or index)
 _LISTS = {"dependsOn", "provides", "assemblies", "vulnerabilities", "subjects", "dependencies"}
 
 
@@ -55,11 +57,9 @@ def canonical(document: Document) -> bytes:
     """Return the bytes of ``document``: sorted keys, no spaces.
 
     These are the RFC 8785 bytes as long as keys are ASCII and numbers are whole, which is all that is ever
-    written here, and the standard library writes them a hundred times faster than a general canonicaliser.
+    written here (``core.jsondoc.is_plain``).
     """
-    return json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode("utf-8")
+    return jsondoc.canonical(document)
 
 
 def hash_of(digest: Digest) -> dict[str, str]:
@@ -132,23 +132,33 @@ def references(document: Document) -> tuple[list[str], list[tuple[str, str]]]:
     """Return every ``bom-ref`` that the document defines, and every (place, bom-ref) that it uses."""
     defined: list[str] = []
     used: list[tuple[str, str]] = []
-    waiting: list[tuple[str, Any]] = [("", document)]
+    waiting: list[tuple[_Place, Any]] = [((), document)]
     while waiting:
         place, value = waiting.pop()
-        if isinstance(value, list):
-            waiting += [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                here = f"{place}.{key}" if place else key
-                if key == "bom-ref" and isinstance(item, str):
+        if type(value) is list:
+            waiting += [((place, index), item) for index, item in enumerate(value) if type(item) in _NESTED]
+            continue
+        for key, item in value.items():
+            if type(item) is str:
+                if key == "bom-ref":
                     defined.append(item)
-                elif key == "ref" and place.startswith("dependencies["):
-                    used.append((here, item))
-                elif key in _LISTS and isinstance(item, list) and all(isinstance(one, str) for one in item):
-                    used += [(f"{here}[{index}]", one) for index, one in enumerate(item)]
+                elif key == "ref" and _words(place).startswith("dependencies["):
+                    used.append((_words((place, key)), item))
+            elif key not in _WITHOUT_REFS and type(item) in _NESTED:
+                if key in _LISTS and type(item) is list and all(type(one) is str for one in item):
+                    used += [(_words(((place, key), index)), one) for index, one in enumerate(item)]
                 else:
-                    waiting.append((here, item))
+                    waiting.append(((place, key), item))
     return defined, used
+
+
+def _words(place: _Place) -> str:
+    """Return the place as people read it: ``dependencies[3].ref``. Most places are never asked for."""
+    steps: list[str] = []
+    while place:
+        place, step = place
+        steps.append(f"[{step}]" if type(step) is int else f".{step}")
+    return "".join(reversed(steps)).removeprefix(".")
 
 
 def property_of(part: Document, name: str) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tallystick.core.errors import Malformed
 from tallystick.formats import drv, nixstore
@@ -69,6 +70,11 @@ def read(texts: Iterable[tuple[str, bytes]]) -> Graph:
         Malformed: a text that does not parse, a path given twice, a missing input, or a cycle.
         Unsupported: a derivation of a kind whose paths are not in its text.
     """
+    return _read(tuple(texts))
+
+
+@lru_cache(maxsize=1)  # SBOM and provenance of one build read the same texts in turn
+def _read(texts: tuple[tuple[str, bytes], ...]) -> Graph:
     derivations: dict[str, Derivation] = {}
     for path, text in texts:
         if not nixstore.split(path, _WHAT)[1].endswith(".drv"):

@@ -94,7 +94,7 @@ def make(
         "predicate": dict(predicate),
     }
     try:
-        data = rfc8785.dumps(document)
+        data = jsondoc.canonical(document) if jsondoc.is_plain(document) else rfc8785.dumps(document)
         parse(data)
     except (rfc8785.CanonicalizationError, Malformed) as error:
         raise ValueError(str(error)) from error

@@ -5,6 +5,7 @@ The schema alone takes a BOM whose dependencies point nowhere or whose reference
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -20,6 +21,11 @@ from tallystick.sbom.vendored import Inside
 _NONE: Mapping[str, Digest] = {}
 _COMPARED = ("name", "version", "purl", "licenses", "hashes")
 _KNOWN = ("manufacturer", "supplier", "externalReferences")  # from the seeds themselves, where they are there
+# Nothing that purl-spec could refuse: types without rules of their own for these parts, every sign in its plain form.
+_PLAIN_PURL = re.compile(
+    r"pkg:(?:deb|generic|golang|cargo|npm|pypi)(?:/(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+)+"
+    r"(?:@(?:[A-Za-z0-9._~:-]|%[0-9A-F]{2})+)?(?:\?[a-z_]+=[A-Za-z0-9._~:-]+(?:&[a-z_]+=[A-Za-z0-9._~:-]+)*)?"
+)
 _PROPERTIES = ("nix:narHash", "tallystick:seed", FILENAME, EXECUTABLE, ARCHIVE, STRUCTURED)
 
 
@@ -89,7 +95,7 @@ def _purls(document: Document) -> Iterator[Finding]:
     from packageurl import PackageURL
 
     for component in cyclonedx.components(document):
-        if (purl := component.get("purl")) is None:
+        if (purl := component.get("purl")) is None or _PLAIN_PURL.fullmatch(purl):
             continue
         try:
             PackageURL.from_string(purl)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -22,6 +23,12 @@ from tallystick.sbom.vendored import Inside
 _PRODUCT_TYPES = {"uki": "operating-system", "oci": "container", "eif": "operating-system"}
 _PRODUCT_TYPES |= dict.fromkeys(FIRMWARE_PRODUCTS, "firmware")
 _KIND_TYPES = {"wheel": "library", "project": "application", "firmware": "firmware"}
+
+
+@cache
+def _concluded(licence: str) -> tuple[Document, ...]:
+    """Return the licences of a component, whose texts are few and long to read."""
+    return tuple(cyclonedx.licences(licence, spdx_ids(), "concluded"))
 
 
 def product_ref(name: str) -> str:
@@ -166,8 +173,8 @@ def package(
     }
     if component.purl:
         made["purl"] = component.purl
-    if licences := cyclonedx.licences(component.licence, spdx_ids(), "concluded"):
-        made["licenses"] = licences
+    if licences := _concluded(component.licence):
+        made["licenses"] = list(licences)
     facts = {"tallystick:kind": component.kind}
     if component.seed:
         made |= _of_seed(component, known, facts)
