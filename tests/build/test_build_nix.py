@@ -21,7 +21,7 @@ from tallystick.build import compare, contents, host, make, nix, probe, seeds
 from tallystick.build.make import Order
 from tallystick.build.nix import Nix, Store
 from tallystick.build.records import Build, NixFacts
-from tallystick.core.errors import Exit, NotGenuine, NotReproducible
+from tallystick.core.errors import Exit, Misuse, NotGenuine, NotReproducible, Unreachable
 
 pytestmark = [pytest.mark.nix, pytest.mark.slow]
 
@@ -192,6 +192,16 @@ def test_a_release_is_rebuilt_by_a_builder_over_ssh_and_the_same_bytes_come_back
     assert {line.split(" --store ")[0] for line in builder.log.read_text().splitlines()} == {
         "nix-daemon --stdio"
     }
+
+
+def test_a_store_that_is_none_or_does_not_answer_is_told_apart_from_a_build_that_fails(store, machine):
+    drv = f"/nix/store/{next((store.root / 'nix/store').glob('*.drv')).name}"
+    with pytest.raises(Misuse, match="don't know how to open Nix store") as caught:
+        nix.realise_at(machine, store, [drv], "garbage://x", quiet)
+    assert caught.value.code == "nix.store"
+    with pytest.raises(Unreachable, match="the builder does not answer") as unreachable:
+        nix.realise_at(machine, store, [drv], "ssh-ng://127.0.0.1:1", quiet)
+    assert unreachable.value.code == "nix.unreachable"
 
 
 @pytest.mark.soak

@@ -157,6 +157,20 @@ def test_a_path_that_can_not_be_listened_at_is_told(tmp_path):
     assert (code, "[resident.socket]" in said) == (7, True)
 
 
+def test_what_a_killed_resident_left_is_in_nobodys_way(place, tmp_path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(str(path))
+    resident_socket._forget(str(path))
+    assert not path.exists()
+    (tmp_path / "file").write_text("mine")
+    for kept in (place / "socket", tmp_path / "file"):
+        resident_socket._forget(str(kept))
+        assert kept.exists()
+    code, _, said = tally(tmp_path, "resident", place / "socket")
+    assert (code, "in use" in said) == (7, True)
+
+
 def test_a_slow_caller_holds_nobody_up(place):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
         waiting.connect(str(place / "socket"))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tallystick.core.errors import Exit, NotGenuine, TallystickError, Unreachable, Unsupported
+from tallystick.core.errors import Exit, Misuse, NotGenuine, TallystickError, Unreachable, Unsupported
 from tallystick.core.findings import Finding
 
 OLDEST = (2, 8)
@@ -144,7 +144,8 @@ def realise_at(nix: Nix, store: Store, drvs: Iterable[str], url: str, say: Say) 
     Who rebuilds answers for that store: what comes from it is checked by digest against the release and nothing else.
 
     Raises:
-        BuildFailed, Unreachable, Unsupported: as :func:`realise`; a store that does not answer is BuildFailed too.
+        BuildFailed, Unreachable, Unsupported: as :func:`realise`; also Unreachable: the store does not answer.
+        Misuse: ``url`` names no kind of store that this Nix knows (``nix.store``).
     """
     wanted, here = list(drvs), f"local?root={store.root}"
     copy = ("nix", "--extra-experimental-features", "nix-command", "copy", "--no-check-sigs")
@@ -159,6 +160,11 @@ def realise_at(nix: Nix, store: Store, drvs: Iterable[str], url: str, say: Say) 
 def _elsewhere(nix: Nix, store: Store, command: list[str], say: Say) -> str:
     done = _process(nix, store, command, say, with_store=False)
     if done.code:
+        said = done.errors.strip()
+        if "don't know how to open Nix store" in said:
+            raise Misuse(said.rpartition("error: ")[2], code="nix.store")
+        if "cannot open connection to remote store" in said:
+            raise Unreachable(f"the builder does not answer: {said}", code="nix.unreachable")
         _fail(command, done)
     return done.output
 

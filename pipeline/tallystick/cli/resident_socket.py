@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def serve(path: str, run: Callable[[list[str]], int], ready: Callable[[], object
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are nobody's to wait for
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        _forget(path)
         before = os.umask(0o177)
         try:
             listening.bind(path)
@@ -80,6 +82,18 @@ def serve(path: str, run: Callable[[list[str]], int], ready: Callable[[], object
                         _answer(connection, run)
         finally:
             os.unlink(path)
+
+
+def _forget(path: str) -> None:
+    """Remove the socket that a killed resident left at ``path``; one that answers stays."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:  # also of a plain file, which is not ours to remove
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+        except OSError:
+            return
 
 
 def _answer(connection: socket.socket, run: Callable[[list[str]], int]) -> NoReturn:
