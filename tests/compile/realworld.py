@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compile import machines
 from compile.releases import WAIVED
 from policy.policyworld import policy_text, registers
 from release import world as worlds
@@ -15,6 +16,7 @@ from sbom import builds
 from tallystick.core.digests import Digest
 from tallystick.measure import statement
 from tallystick.measure.records import Measurement
+from tallystick.policy.platforms import platform
 from tallystick.release import approve, promote
 from tallystick.signing import trust as trust_file
 
@@ -43,8 +45,12 @@ class Real:
         return [*more, "--workdir", str(self.workdir)]
 
 
-def measured(image: str):
-    """What a build would have written, for registers that a machine of policyworld has."""
+def measured(image: str, *clouds: str):
+    """What a build would have written, for registers that a machine of policyworld has.
+
+    Args:
+        clouds: platforms that are measured as well, each once.
+    """
 
     def write(folder: Path) -> None:
         product = (folder / "products/uki.efi").read_bytes()
@@ -59,10 +65,24 @@ def measured(image: str):
             events=(),
             calculator="tallystick test",
         )
-        data = statement.to_statement([found], "products/uki.efi")
+        more = [_cloud(found, name, image) for name in clouds]
+        data = statement.to_statement([found, *more], "products/uki.efi")
         (folder / "statements/measurements.json").write_bytes(data)
 
     return write
+
+
+def _cloud(found: Measurement, name: str, image: str) -> Measurement:
+    known = platform(name)
+    values = {path: machines.value(kind, f"{name} {path} {image}") for path, kind in known.pinned}
+    return replace(
+        found,
+        platform=name,
+        evidence_kind=known.evidence_kind,
+        shape=(("vcpus", 1),),
+        values=tuple(sorted(values.items())),
+        waived=(),
+    )
 
 
 def policy(**changes: str) -> str:

@@ -129,7 +129,7 @@ def changed_tuple(**expect):
     ("changed", "code"),
     [
         (form(channel="prod"), "compiled.channel"),
-        (form(max_age_seconds=3601), "compiled.max-age"),
+        (form(max_age_seconds=7201), "compiled.max-age"),
         (form(keys=()), "compiled.keys"),
         (form(replace(release("a"), tuples=())), "compiled.tuples"),
         (form(replace(release("a"), vsa=digest("other"))), "compiled.vsa"),

@@ -22,6 +22,7 @@ _WHAT = "measurement statement"
 _PRODUCER = "pkg:pypi/tallystick"
 _CONDITIONS = ("evidence_kind", "firmware", "platform", "shape", "values", "waived")
 _WAIVED = ("decided_by", "decision", "name", "until")
+_VALUE = re.compile(r"(?:[0-9a-f]{2})+|sha256:[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -174,8 +175,9 @@ def _values(value: Any, at: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not value:
         raise Malformed(_WHAT, at=at, want="an object of registers", got=type(value).__name__)
     for name, item in value.items():
-        if not isinstance(item, str) or not re.fullmatch(r"(?:[0-9a-f]{2})+", item):
-            raise Malformed(_WHAT, at=f"{at}.{name}", want="lower-case hex", got=repr(item))
+        if not isinstance(item, str) or not _VALUE.fullmatch(item):
+            want = "lower-case hex, or the digest of a container image (sha256:…)"
+            raise Malformed(_WHAT, at=f"{at}.{name}", want=want, got=repr(item))
     return tuple(sorted(value.items()))
 
 

@@ -48,7 +48,8 @@ def lacking(
     if bound_seconds > form.max_age_seconds:
         found["freshness"] = (
             f"{target} takes evidence that is up to {bound_seconds} s old, and the policy's maximum is "
-            f"{form.max_age_seconds} s"
+            f"{form.max_age_seconds} s. Freshness is never waived: set freshness.max_age_seconds to {bound_seconds} "
+            "where the channel allows it, or give these keys through a target that asks for younger evidence"
         )
     for name in sorted(found):
         yield Lack(requirement=name, why=found[name])
