@@ -397,6 +397,23 @@ def test_a_release_statement_about_more_than_the_index_is_refused(world):
         assert codes(error) == ["release.statement.other"]
 
 
+def test_a_release_statement_names_its_own_oci_manifest_or_none(world):
+    from tallystick.formats import intoto
+    from tallystick.release import artifact, verify
+
+    w, folder = world
+    about = artifact.subjects((folder / index.FILE).read_bytes())
+    for subjects in (about[:1], about, [about[0], (artifact.SUBJECT, {"sha256": "0" * 64})]):
+        payload = intoto.make(subjects, names.RELEASE_PREDICATE, {})
+        worlds.write(folder / names.bundle_file("index"), w.sign("ci-builder", [payload])[0])
+        if subjects in (about[:1], about):
+            verify.verify_release(folder, w.trust, worlds.now())
+            continue
+        with pytest.raises(NotGenuine, match=about[1][1]["sha256"]) as error:
+            verify.verify_release(folder, w.trust, worlds.now())
+        assert codes(error) == ["release.statement.manifest"]
+
+
 @pytest.mark.parametrize(
     ("change", "got"),
     [

@@ -22,7 +22,7 @@ from tallystick.formats import intoto
 from tallystick.measure import statement as measurements
 from tallystick.measure.records import Measurement, WaivedRegister
 from tallystick.provenance import make as provenance
-from tallystick.release import changes, index, keys, layout, links, names
+from tallystick.release import artifact, changes, index, keys, layout, links, names
 from tallystick.release.desk import Desk
 from tallystick.release.keys import Signatory
 from tallystick.release.records import Functionary, HighWater, Person
@@ -128,8 +128,8 @@ class World:
 
 
 def index_statement(folder: Path) -> bytes:
-    digest = Digest.of((folder / index.FILE).read_bytes())
-    return intoto.make([(index.FILE, {"sha256": digest.hex})], names.RELEASE_PREDICATE, {})
+    about = artifact.subjects((folder / index.FILE).read_bytes())
+    return intoto.make(about, names.RELEASE_PREDICATE, {})
 
 
 def unsigned(folder: Path, made: builds.Made, *, builder_id: str, platform: str) -> None:

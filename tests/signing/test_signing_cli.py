@@ -87,10 +87,11 @@ def test_init_makes_what_the_embedded_defaults_need(made):
     assert document["label"] == "embedded-dev"
     assert document["channels"] == ["debug", "staging", "production"]
     names = [person["name"] for person in document["people"]]
-    assert names == ["alice", "bob", "carol", "ci-builder", "rebuilder"]
+    assert names == ["alice", "bob", "carol", "ci-builder", "model-owner", "rebuilder"]
     trust = trust_file.load(folder / "trust.json")
     assert [builder.builder_id for builder in trust.builders] == ["https://tallystick.local/builders/ci"]
     assert [promoter.san for promoter in trust.promoters] == [f"{name}@example.org" for name in names[:3]]
+    assert [signer.san for signer in trust.artifact_signers] == ["model-owner@example.org"]
     now = worlds.now()
     rules = layout.read(trust.layout, trust.layout_owners, now)
     assert ([one.name for one in rules.functionaries], rules.threshold) == (["rebuilder"], 1)

@@ -139,10 +139,13 @@ def _statements(release: Path, index: Index) -> dict[str, bytes]:
     from tallystick.core.errors import NotGenuine
     from tallystick.core.files import read_file
     from tallystick.formats import intoto
-    from tallystick.release import names
+    from tallystick.release import artifact, names
+    from tallystick.release import index as indexes
 
     purl = f"pkg:generic/{index.name}@{index.version}"
-    about = [("index.json", {"sha256": index.digest.hex})]
+    about = artifact.subjects(read_file(release / indexes.FILE, "release index"))
+    if about[0][1] != {"sha256": index.digest.hex}:
+        raise NotGenuine(f"{release / indexes.FILE} changes while it is signed", code="release.file.changed")
     found = {"index": intoto.make(about, names.RELEASE_PREDICATE, {"purl": purl})}
     for statement, digest in index.statements:
         path = release / "statements" / f"{statement}.json"

@@ -8,6 +8,7 @@ Source: OCI image specification 1.1, manifest.md ("Guidelines for Artifact Usage
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ _TITLE = "org.opencontainers.image.title"
 _PREDICATE = "dev.sigstore.bundle.predicateType"
 _CONTENT = "dev.sigstore.bundle.content"
 _WHAT = "OCI manifest"
+SUBJECT = "oci-manifest.json"  # what a release's own statement calls its manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,18 @@ def manifest(index_bytes: bytes) -> bytes:
         want = f"at most {MAX_MANIFEST_BYTES} bytes"
         raise Unsupported(_WHAT, at="size", want=want, got=f"{len(data)} for {len(index.files)} files")
     return data
+
+
+def subjects(index_bytes: bytes) -> list[tuple[str, dict[str, str]]]:
+    """Return what the statement about a release is about: its index, and the manifest that follows from that.
+
+    With the manifest among them, ``cosign verify-attestation`` takes the bundle for the artifact in a registry. A
+    release with too many files for one manifest has the index alone.
+    """
+    found = [(indexes.FILE, {"sha256": Digest.of(index_bytes).hex})]
+    with suppress(Unsupported):
+        found.append((SUBJECT, {"sha256": Digest.of(manifest(index_bytes)).hex}))
+    return found
 
 
 def index_blob(data: bytes) -> Blob:

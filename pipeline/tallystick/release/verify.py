@@ -20,8 +20,8 @@ from tallystick.core.findings import Finding
 from tallystick.formats import intoto, slsa
 from tallystick.measure import statement as measurements
 from tallystick.measure.records import NO_FIRMWARE, Measurement
+from tallystick.release import artifact, layout, names, quorum, source, verdict
 from tallystick.release import index as indexes
-from tallystick.release import layout, names, quorum, source, verdict
 from tallystick.release.records import Index, Quorum, VerifiedRelease
 from tallystick.signing.checks import check_builder
 from tallystick.signing.records import Builder, Trust, VerifiedStatement
@@ -109,12 +109,19 @@ def open_index(
     )
     check_beside(parts, trust)  # after the signature: a forgery is told as one
     subjects = intoto.parse(verified.payload).subjects
-    if len(subjects) != 1 or subjects[0].name != indexes.FILE:
-        got = ", ".join(subject.name for subject in subjects)
-        raise _finding("release.statement.other", file, indexes.FILE, got)
-    if not subjects[0].has(Digest.of(data)):
-        signed = f"sha256:{dict(subjects[0].digests).get('sha256', 'none')}"
-        raise _finding("release.file.changed", indexes.FILE, signed, str(Digest.of(data)))
+    named = [one.name for one in subjects]
+    if named not in ([indexes.FILE], [indexes.FILE, artifact.SUBJECT]):  # older releases have the index alone
+        want = f"{indexes.FILE}, {artifact.SUBJECT}"
+        raise _finding("release.statement.other", file, want, ", ".join(named))
+    signed = [dict(one.digests).get("sha256", "none") for one in subjects]
+    if signed[0] != Digest.of(data).hex:
+        raise _finding("release.file.changed", indexes.FILE, f"sha256:{signed[0]}", str(Digest.of(data)))
+    follows = [
+        digests["sha256"] for _, digests in artifact.subjects(data)
+    ]  # of an index that is the signed one
+    if signed != follows[: len(signed)]:
+        want = ", ".join(f"sha256:{one}" for one in follows[1:]) or "no manifest, of too many files"
+        raise _finding("release.statement.manifest", artifact.SUBJECT, want, f"sha256:{signed[1]}")
     return indexes.parse(data), verified
 
 
