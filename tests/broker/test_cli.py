@@ -103,6 +103,46 @@ def test_serve_says_when_it_is_ready_and_ends_when_it_is_told(made, number):
     assert not (made / "broker" / "admin.sock").exists()
 
 
+def test_several_workers_serve_one_broker_and_one_that_dies_is_started_again(made):
+    with serving(made, "--workers", "2") as (process, url):
+
+        def children():
+            listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            return {int(number) for number in listed}
+
+        def answered():
+            with urllib.request.urlopen(f"{url}/readyz", timeout=10) as reply:  # noqa: S310
+                return reply.status == 200
+
+        assert all(answered() for _ in range(10))
+        before = children()
+        assert len(before) == 2
+        os.kill(min(before), signal.SIGKILL)
+        for _ in range(200):
+            if len(children()) == 2 and children() != before:
+                break
+            time.sleep(0.05)
+        assert len(children() - before) == 1
+        time.sleep(0.5)
+        assert all(answered() for _ in range(10))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        assert process.stderr.read().splitlines()[-1] == "broker stopped"
+
+
+def test_workers_that_can_not_start_say_why_once(made):
+    channel = made / "channels" / "staging"
+    place = ("--workdir", made, "--channel-dir", channel, "--port", 0, "--workers", 2)
+    assert "does not know the channel other" in tally(
+        "broker", "serve", *place, "--channel", "other", fails=6
+    )
+    with serving(made) as (_, url):
+        assert "broker.running" in tally("broker", "serve", *place, fails=7)
+        port = url.rpartition(":")[2]
+        in_use = ("--workdir", made, "--channel-dir", channel, "--port", port, "--workers", 2)
+        assert "port.in-use" in tally("broker", "serve", *in_use, fails=7)
+
+
 def test_a_serving_broker_leaves_no_core(made):
     with serving(made) as (process, _):
         limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()

@@ -19,10 +19,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tallystick.broker import tls
 from tallystick.broker.admin import admin_socket
 from tallystick.broker.app import create_app
-from tallystick.broker.config import Limits
+from tallystick.broker.config import BrokerConfig, Limits
 from tallystick.broker.operator_page import OperatorPage
 from tallystick.broker.secretfiles import locked
 from tallystick.broker.service import Broker
+from tallystick.broker.workers import Workers
 from tallystick.core.errors import Misuse, Unreachable
 
 _BACKLOG = 1024
@@ -30,8 +31,12 @@ _START_SECONDS = 30.0
 _MOST_HEAD_BYTES = 32 << 10
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, backlog: int = _BACKLOG, shared: bool = False) -> socket.socket:
     """Return a socket that listens at ``host`` and ``port``; port 0 takes a free one.
+
+    Args:
+        backlog: 0 takes the port for sockets that will share it, and listens to nothing.
+        shared: share a port that was taken so.
 
     Raises:
         Unreachable: the port is in use (``port.in-use``), or the address is not ours (``address.unusable``).
@@ -48,8 +53,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise Unreachable(f"{host}: {error.strerror}", code="address.unusable") from None
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(address)
-        made.listen(_BACKLOG)
+        if backlog:
+            made.listen(backlog)
+        else:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # now that nobody else has the port
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
@@ -86,10 +96,47 @@ def serve(
         ready: called with the service's URL once it takes requests.
         page: what operators see, if they see one.
     """
-    server = _server(broker, listening, ready, page)
+    with alone(broker.config.home.folder):
+        beside = partial(admin_socket, broker)
+        _serve(broker, _server(broker, listening, ready, page, beside=beside), listening)
+
+
+def serve_workers(
+    config: BrokerConfig,
+    reserved: socket.socket,
+    count: int,
+    *,
+    make: Callable[[], Broker],
+    ready: Callable[[str], None],
+    page: OperatorPage | None = None,
+) -> None:
+    """Serve in ``count`` processes until SIGTERM or SIGINT; each opens the broker for itself.
+
+    Args:
+        reserved: has the port, and does not listen: the workers' own sockets do.
+        make: opens the broker; done once here first, so that what is wrong is said once.
+        ready: called with the service's URL once all of them take requests.
+
+    Raises:
+        Unreachable: a worker does not start, or another broker runs in this folder.
+        TallystickError: as ``make`` says.
+    """
+    make().close()
+    port = reserved.getsockname()[1]
+
+    def work(number: int, listening: socket.socket, started: Callable[[], None]) -> None:
+        broker = make()
+        beside = partial(admin_socket, broker) if number == 0 else None
+        _serve(broker, _server(broker, listening, lambda _: started(), page, beside=beside), listening)
+
+    with alone(config.home.folder):
+        workers = Workers(count, listen=lambda: listen(config.host, port, shared=True), work=work)
+        workers.run(ready=lambda: ready(url_of(reserved, secure=config.tls is not None)))
+
+
+def _serve(broker: Broker, server: _Server, listening: socket.socket) -> None:
     try:
-        with alone(broker.config.home.folder):
-            asyncio.run(server.serve(sockets=[listening]))
+        asyncio.run(server.serve(sockets=[listening]))
     finally:
         broker.close()
 
@@ -108,7 +155,7 @@ def running(broker: Broker, listening: socket.socket, *, page: OperatorPage | No
         urls.append(url)
         started.set()
 
-    server = _server(broker, listening, ready, page)
+    server = _server(broker, listening, ready, page, beside=partial(admin_socket, broker))
 
     def run() -> None:
         try:
@@ -130,10 +177,15 @@ def running(broker: Broker, listening: socket.socket, *, page: OperatorPage | No
 
 
 def _server(
-    broker: Broker, listening: socket.socket, ready: Callable[[str], None], page: OperatorPage | None
+    broker: Broker,
+    listening: socket.socket,
+    ready: Callable[[str], None],
+    page: OperatorPage | None,
+    *,
+    beside: Callable[[], Any] | None = None,
 ) -> _Server:
     limits = broker.config.limits
-    app = create_app(broker, beside=partial(admin_socket, broker), page=page)
+    app = create_app(broker, beside=beside, page=page)
     config = uvicorn.Config(
         app,
         http=_guarded(limits),

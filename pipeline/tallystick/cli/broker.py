@@ -22,6 +22,7 @@ from tallystick.core.errors import Misuse
 if TYPE_CHECKING:
     from tallystick.broker.config import BrokerConfig
     from tallystick.broker.operator_page import OperatorPage
+    from tallystick.broker.service import Broker
     from tallystick.broker.tls import TlsFiles
 
 app = command_app("Run and manage the key broker.")
@@ -147,8 +148,8 @@ def serve(
         list[str] | None,
         typer.Option(
             "--witness",
-            help="URL of a witness of the broker's log, whose key the trust file has; can be repeated. The broker does not "
-            "start on a log that is behind what it has seen.",
+            help="URL of a witness of the broker's log, whose key the trust file has; can be repeated. The broker does "
+            "not start on a log that is behind what it has seen.",
         ),
     ] = None,
     tls_certificate: Annotated[
@@ -181,6 +182,9 @@ def serve(
         float, typer.Option(min=0.1, help="Requests a second that one address may make in the long run.")
     ] = 50.0,
     client_burst: Annotated[int, typer.Option(min=1, help="Requests that it may make at once.")] = 500,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that serve; as many as there are cores, at most.")
+    ] = 1,
 ) -> None:
     """Serve keys until SIGTERM or Ctrl-C. Says on stderr when it is ready, then one line of JSON a request."""
     from datetime import timedelta
@@ -210,10 +214,19 @@ def serve(
         passphrase=passphrase(passphrase_file),
     )
     page = None if page_token_file is None else _page(page_token_file, config)
-    listening = server.listen(config.host, config.port)
+    listening = server.listen(config.host, config.port, **({"backlog": 0} if workers > 1 else {}))
+
+    def ready(url: str) -> None:
+        progress(f"broker ready at {url} for channel {config.channel}")
+
+    def make() -> Broker:
+        return opening.open_configured(config)
+
     try:
-        broker = opening.open_configured(config)
-        server.serve(broker, listening, ready=lambda url: _ready(config, url), page=page)
+        if workers > 1:
+            server.serve_workers(config, listening, workers, make=make, ready=ready, page=page)
+        else:
+            server.serve(make(), listening, ready=ready, page=page)
     finally:
         listening.close()
     progress("broker stopped")
@@ -262,10 +275,6 @@ def _tls(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     if certificate is None or key is None:
         raise Misuse("broker serve: --tls-certificate and --tls-key go together", code="tls.certificate")
     return TlsFiles(chain=certificate, key=key)
-
-
-def _ready(config: BrokerConfig, url: str) -> None:
-    progress(f"broker ready at {url} for channel {config.channel}")
 
 
 @log.command("verify")
