@@ -2,8 +2,8 @@
 
 ``pairs(folder)`` gives (what, ours, peer's name, peer's, limit, rounds) for :func:`run.pair`. sbomnix is looked for as
 ``$SBOMNIX`` or on PATH, in a virtual environment of its own; it asks a stand-in ``nix`` that prints what Nix would,
-from the same derivations. ``python bench_sbom.py make FOLDER`` is our side as a process: it reads derivations and contents
-lists, and writes the statements of SBOM and provenance after validating the SBOM.
+from the same derivations. ``python bench_sbom.py make FOLDER`` is our side as a process: it reads derivations and
+contents lists, and writes the statements of SBOM and provenance after validating the SBOM.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ def test_of_other_files_only_the_hash_is_said():
         ("a.deb", deb({}), "control archive: want a tar archive"),
         ("a.deb", deb({}, control=b"Package: a\nPackage: b\n"), "want fields, each once"),
         ("a.deb", deb({}, control=b"no field\n"), "want fields, each once"),
+        ("a.deb", deb({}, control=CONTROL).replace(b"YZ", b"YY", 1), "control archive: want"),
         ("a.whl", b"none", "want a zip archive"),
         ("a.whl", wheel({"a.py": b""}), "METADATA: want one, got 0"),
         ("a.whl", wheel({"a.dist-info/METADATA": b"", "b.dist-info/METADATA": b""}), "got 2"),
@@ -116,6 +117,13 @@ def test_a_member_that_unpacks_to_too_much_is_not_unpacked():
     assert len(bomb) < 1 << 16
     with pytest.raises(Malformed, match="want at most 33554432 bytes"):
         seedfacts.read("a.whl", bomb)
+
+
+def test_a_control_archive_that_unpacks_to_too_much_is_not_unpacked(monkeypatch):
+    bomb = deb({}, control=bytes(200 << 20))
+    assert len(bomb) < 1 << 16
+    with pytest.raises(Malformed, match="want at most 67108864 bytes"):
+        seedfacts.read("a.deb", bomb)
 
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.sampled_from([".deb", ".whl"]))

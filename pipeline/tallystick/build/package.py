@@ -17,6 +17,8 @@ _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60
 _WHAT = "Debian package"
 _MAX_CONTROL_BYTES = 1 << 20
+_MAX_UNPACKED_BYTES = 64 << 20  # of control.tar: maintainer scripts, lists of files and their hashes
+_XZ_MEMORY_BYTES = 128 << 20  # xz -9 needs 65 MiB
 
 
 def member(data: bytes, path: str) -> bytes:
@@ -34,7 +36,8 @@ def control(data: bytes) -> dict[str, str]:
     Raises:
         Malformed: not a package, or its ``control`` is not one stanza.
     """
-    text = _file(_archive(data, b"control.tar"), "control", "control archive", _MAX_CONTROL_BYTES)
+    archive = _bounded(_archive(data, b"control.tar"))
+    text = _file(archive, "control", "control archive", _MAX_CONTROL_BYTES)
     fields: dict[str, str] = {}
     name = ""
     for line in text.decode("utf-8", "replace").strip("\n").split("\n"):
@@ -46,6 +49,27 @@ def control(data: bytes) -> dict[str, str]:
             raise Malformed(_WHAT, at="control", want="fields, each once", got=line)
         fields[name] = value.strip()
     return fields
+
+
+def _bounded(data: bytes) -> bytes:
+    """Return a control archive unpacked; one that unpacks to more than any real one is refused before it does."""
+    try:
+        if data.startswith(b"\xfd7zXZ\x00"):
+            stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
+            unpacked = stream.decompress(data, _MAX_UNPACKED_BYTES)
+            whole = stream.eof
+        elif data.startswith(b"\x1f\x8b"):
+            zipped = zlib.decompressobj(wbits=31)
+            unpacked = zipped.decompress(data, _MAX_UNPACKED_BYTES)
+            whole = zipped.eof
+        else:
+            return data
+    except (lzma.LZMAError, zlib.error) as error:
+        raise Malformed(_WHAT, at="control archive", want="a tar archive", got=str(error)) from None
+    if not whole:
+        want = f"at most {_MAX_UNPACKED_BYTES} bytes, and all of them"
+        raise Malformed(_WHAT, at="control archive", want=want, got="more, or an end too early")
+    return unpacked
 
 
 def _file(archive: bytes, path: str, at: str, most: int) -> bytes:

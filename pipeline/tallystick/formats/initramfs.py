@@ -56,7 +56,8 @@ def read(
     left = max_bytes
     while at < len(view):
         if view[at] == 0:
-            at, padding = at + 1, padding + 1
+            zeros = _zeros(view[at : at + _STEP_BYTES])
+            at, padding = at + zeros, padding + zeros
         elif bytes(view[at : at + 4]) == b"0707":
             archive = cpio.read(view, what, start=at)
             entries += archive.entries
@@ -70,6 +71,11 @@ def read(
             entries += inner.entries
             archives, padding = archives + inner.archives, padding + inner.padding_bytes
     return Initramfs(tuple(entries), archives, padding)
+
+
+def _zeros(view: memoryview) -> int:
+    """Return how many zero bytes ``view`` begins with: a stream may unpack to a gigabyte of them."""
+    return len(view) - len(bytes(view).lstrip(b"\0"))
 
 
 def _decompress(view: memoryview, at: int, max_bytes: int, what: str) -> tuple[bytes, int]:

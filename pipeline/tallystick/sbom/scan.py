@@ -121,13 +121,23 @@ def _entries(entries: Iterable[cpio.Entry | tar.Entry]) -> Iterator[Found]:
 
 def _odd(entries: Iterable[cpio.Entry | tar.Entry]) -> Iterator[tuple[str, str, str]]:
     """What contents lists have no field for, because it is always the same."""
+    entries = tuple(entries)
+    links = {entry.path for entry in entries if stat.S_ISLNK(entry.mode)}
     for entry in entries:
+        if (through := _through(entry.path, links)) is not None:
+            yield entry.path, "no file behind a symbolic link", f"one that lands where {through} leads"
         if (entry.uid, entry.gid) != (0, 0):
             yield entry.path, "owner 0:0", f"{entry.uid}:{entry.gid}"
         if isinstance(entry, cpio.Entry) and stat.S_IFMT(entry.mode) in (stat.S_IFCHR, stat.S_IFBLK):
             yield from _odd_device(entry)
         if entry.is_directory and entry.mode & 0o022 and not entry.mode & stat.S_ISVTX:
             yield entry.path, "a folder that only its owner writes to", f"mode {entry.mode_text}"
+
+
+def _through(path: str, links: set[str]) -> str | None:
+    """Return the link that an unpacker follows on its way to ``path``, and so writes another file than the listed one."""
+    steps = path.split("/")
+    return next((link for end in range(1, len(steps)) if (link := "/".join(steps[:end])) in links), None)
 
 
 def _odd_device(entry: cpio.Entry) -> Iterator[tuple[str, str, str]]:
