@@ -62,6 +62,8 @@ class LittleBroker:
                 )
             case kbs.ATTEST_PATH:
                 return self._attest(kbs.Attestation.parse(body), cookie)
+        if path == kbs.RENEW_PATH:  # as any KBS without leases
+            return 404, kbs.ErrorDocument(kind="InvalidRequestPath", detail="nothing here").document(), {}
         return self._resource(path.removeprefix(kbs.RESOURCE_PATH), cookie)
 
     def _enrol(self, message: kbs.Enrolment) -> object:

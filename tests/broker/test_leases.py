@@ -156,6 +156,24 @@ def test_a_holder_that_gives_its_keys_back_has_none(running, pair):
     assert renew(running, pair)[0]["state"] == "ended"
 
 
+def test_a_guest_that_attests_again_renews_and_learns_when_it_is_over(running):
+    from tallystick.attester.client import KbsClient
+
+    machine, client, mine = running.certify(Machine()), KbsClient(running.url), TeeKeyPair.make()
+    client.attest(machine.quote, init_data=machine.init_data, pair=mine)
+    assert client.fetch(WEIGHTS) == CANARY
+    running.world.clock.forward(seconds=100)
+    client.attest(machine.quote, init_data=machine.init_data, pair=mine)
+    assert client.renew(WEIGHTS)
+    assert not client.renew(TOKENIZER)  # never fetched
+    assert held(running)[0].renewed_at == running.world.clock.at
+    running.world.revoke(release())
+    client.attest(machine.quote, init_data=machine.init_data, pair=mine)
+    with pytest.raises(Refused, match=r"is over: release\.revoked") as refused:
+        client.renew(WEIGHTS)
+    assert refused.value.code == "lease.over"
+
+
 def test_without_an_attested_session_there_is_nothing_to_renew(running):
     for path in (RENEW_PATH, RETURN_PATH, TOKEN_PATH):
         body = b'{"key": "a/b/c", "audience": "x", "jwk": %s}' % json.dumps(ProofKey.make().jwk).encode()

@@ -20,10 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.appraisal.index import prepare
-from tallystick.attester import front
 from tallystick.broker import peer as peers
 from tallystick.broker.proving import Backing
-from tallystick.cli import attest_peer, clock
+from tallystick.cli import attest_peer, clock, front
 from tallystick.cli.app import _run
 from tallystick.core.errors import (
     Exit,

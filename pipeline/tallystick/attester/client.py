@@ -30,6 +30,10 @@ _TIMEOUT_SECONDS = 30.0
 _TRIES = 5  # of one request: 3 seconds over all of them
 _BACKOFF = Backoff(first_seconds=0.2, most_seconds=1.6)
 _MAX_ANSWER_BYTES = 8 << 20
+_NO_LEASES = (
+    "path.unknown",
+    "broker.refused",
+)  # what ours, and any other KBS, say of a path that they do not have
 
 
 # Gives the primary evidence that is bound to a digest, cut or padded as its TEE does it.
@@ -95,18 +99,26 @@ class KbsClient:
         answer = kbs.Activation(session=given.session, secret=secret)
         return kbs.AkCertificate.parse(self._post(kbs.ACTIVATE_PATH, answer.document())).ak_certificate
 
-    def attest(self, prove: Prove, *, init_data: str | None, show: Show = no_devices) -> str:
+    def attest(
+        self,
+        prove: Prove,
+        *,
+        init_data: str | None,
+        show: Show = no_devices,
+        pair: TeeKeyPair | None = None,
+    ) -> str:
         """Prove this machine to the broker in a new session and return the attestation result (an EAR).
 
         Args:
             init_data: the TOML text that is measured: in PCR 8, HOST_DATA or MRCONFIGID.
             show: gives the evidence of the machine's devices.
+            pair: of the session whose leases are to be renewed; None makes a new one.
 
         Raises:
             Refused, NotGenuine: the evidence is not accepted.
             Unreachable: the broker does not answer.
         """
-        challenge, pair = self.challenge(), TeeKeyPair.make()
+        challenge, pair = self.challenge(), pair or TeeKeyPair.make()
         return self.present(bound(challenge, pair.public, prove, init_data=init_data, show=show), pair)
 
     def challenge(self) -> kbs.Challenge:
@@ -132,6 +144,27 @@ class KbsClient:
         if self._key_pair is None:
             raise Misuse("a key can be fetched only after attesting", code="attest.first")
         return self._key_pair.decrypt(self._ask("GET", kbs.RESOURCE_PATH + kbs.check_key(key), None))
+
+    def renew(self, key: str) -> bool:
+        """Renew this machine's leases on what this session attested; False when the broker keeps none.
+
+        Raises:
+            Refused: the lease of ``key`` is over, with the codes of why (``lease.over``).
+            Unreachable: the broker does not answer.
+        """
+        try:
+            answer = self._post(kbs.RENEW_PATH, {})
+        except Refused as refused:
+            if refused.code in _NO_LEASES:
+                return False
+            raise
+        states = kbs.lease_states(answer, key)
+        if not states:
+            return False
+        if not any(state in ("live", "draining") for state, _ in states):
+            reasons = ", ".join(reason for _, found in states for reason in found) or "no reason"
+            raise Refused(f"the lease of {key} is over: {reasons}", code="lease.over")
+        return True
 
     def _post(self, path: str, document: object) -> bytes:
         return self._ask("POST", path, kbs.encode(document))

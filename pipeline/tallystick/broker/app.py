@@ -31,17 +31,17 @@ from tallystick.handshake.kbs import (
     ATTEST_PATH,
     AUTH_PATH,
     ENROL_PATH,
+    RENEW_PATH,
     RESOURCE_PATH,
+    RETURN_PATH,
     SESSION_COOKIE,
+    TOKEN_PATH,
     encode,
 )
 
 CHECKPOINT_PATH = "/tally/v0/log/checkpoint"
 KEYS_PATH = "/tally/v0/token-keys"
 POLICIES_PATH = "/tally/v0/policies"
-RENEW_PATH = "/tally/v0/leases/renew"
-RETURN_PATH = "/tally/v0/leases/return"
-TOKEN_PATH = "/tally/v0/token"  # noqa: S105 - a path
 HEALTH_PATH = "/healthz"
 READY_PATH = "/readyz"
 METRICS_PATH = "/metrics"

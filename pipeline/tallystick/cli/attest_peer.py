@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from tallystick.attester.client import Prove
     from tallystick.attester.collectors import Devices
-    from tallystick.attester.front import Gate, Witness
     from tallystick.broker.peer import Verified
     from tallystick.broker.proving import Backing
+    from tallystick.cli.front import Gate, Witness
     from tallystick.handshake.teekey import TeePublicKey
 
 _DEVICE = "/dev/tpmrm0"
@@ -129,9 +129,9 @@ def gate(
     reaches the workload before. With --once: exit 0, or 6 when the policy refuses, 7 when the broker does not answer.
     """
     from tallystick.attester import collectors
-    from tallystick.attester import front as fronts
     from tallystick.attester.client import KbsClient
     from tallystick.attester.evidence import EVENT_LOG
+    from tallystick.cli import front as fronts
     from tallystick.core.files import read_file
 
     here, there = _address(listen, "--listen"), None if upstream is None else _address(upstream, "--upstream")
@@ -205,7 +205,8 @@ def _witness(
     client: Any, tee: str, devices: Devices, init_data: str | None, *, wanted: bool
 ) -> Iterator[tuple[Witness | None, ssl.SSLContext | None]]:
     """Give what shows evidence bound to a new TLS key, and the TLS that uses it."""
-    from tallystick.attester import collectors, front
+    from tallystick.attester import collectors
+    from tallystick.cli import front
 
     if not wanted:
         yield None, None

@@ -74,7 +74,8 @@ def forecast(
     pinned = desks.load_trust(home, trust)
     state, policies = _channel(channel_dir or desks.channel_folder(home, channel), channel, pinned, now)
     stops = [
-        forecasting.stop_of(one, policies, now) for one in (*_leases(workdir, channel, now), *_recorded(evidence))
+        forecasting.stop_of(one, policies, now)
+        for one in (*_leases(workdir, channel, now), *_recorded(evidence))
     ]
     endings = [
         *forecasting.of_channel(state),

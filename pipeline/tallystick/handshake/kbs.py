@@ -27,6 +27,9 @@ ATTEST_PATH = "/kbs/v0/attest"
 RESOURCE_PATH = "/kbs/v0/resource/"
 ENROL_PATH = "/tally/v0/enrol"
 ACTIVATE_PATH = "/tally/v0/enrol/activate"
+RENEW_PATH = "/tally/v0/leases/renew"
+RETURN_PATH = "/tally/v0/leases/return"
+TOKEN_PATH = "/tally/v0/token"  # noqa: S105 - a path
 SESSION_COOKIE = "kbs-session-id"
 ERROR_TYPE = "https://github.com/confidential-containers/kbs/errors/"
 HASH_ALGORITHMS = ("sha256", "sha384", "sha512")
@@ -43,6 +46,23 @@ def encode(document: object) -> bytes:
 
 def _fields(data: bytes, what: str) -> Fields:
     return Fields(jsondoc.loads(data, what, max_bytes=MAX_MESSAGE_BYTES), what)
+
+
+def lease_states(data: bytes, key: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the state and the reasons of each lease of ``key`` in a broker's answer to a renewal.
+
+    Raises:
+        Malformed: not such an answer.
+    """
+    rows = _fields(data, "renewed leases").raw("leases")
+    if not isinstance(rows, list):
+        raise Malformed("renewed leases", at="leases", want="an array", got=type(rows).__name__)
+    found = [Fields(row, "renewed leases") for row in rows]
+    return tuple(
+        (row.text("state"), tuple(map(str, row.raw("reasons") or ())))
+        for row in found
+        if row.text("key") == key
+    )
 
 
 def check_key(key: str) -> str:
