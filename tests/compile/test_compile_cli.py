@@ -257,6 +257,9 @@ def test_compiled_policies_are_compared_by_tuples(real, capsys):
     assert len(found["allowed"]) == 2
     assert all(new in entry for entry in found["allowed"])
     assert found["denied"] == []
+    assert run(["diff", str(one), str(two)], capsys) == (Exit.OK, found)
+    assert run(["diff", str(one), str(two), "--markdown"], capsys)[0] == Exit.MISUSE
+    assert run(["diff", str(one), str(real.release)], capsys)[0] == Exit.MISUSE
     _, found = run(["policy", "diff", str(two), str(one)], capsys)
     assert (len(found["allowed"]), len(found["denied"])) == (0, 2)
     _, found = run(["policy", "diff", str(one), str(one / "broker/policy.json")], capsys)

@@ -20,15 +20,24 @@ app = command_app()
 
 @app.command()
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A release directory.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Another release directory.")],
+    before: Annotated[Path, typer.Argument(metavar="A", help="A release directory, or a compiled policy's.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Say how release B differs from A: inputs, components of each product, and measurements.
 
-    Both are held to their own index; whether they are genuine is what `tally verify` says.
+    Both are held to their own index; whether they are genuine is what `tally verify` says. Of two compiled policies:
+    which releases, keys and constraints changed, and which tuples are newly allowed and denied.
     """
+    if any((folder / "compiled.json").is_file() for folder in (before, after)):
+        from tallystick.cli.policy import say_difference
+        from tallystick.core.errors import Misuse
+
+        if markdown:
+            raise Misuse("--markdown is for releases", code="diff.markdown")
+        say_difference(before, after, as_json=as_json)
+        return
     from tallystick.release.diff import compare
 
     old, new = side(before), side(after)

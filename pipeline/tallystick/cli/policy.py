@@ -51,6 +51,15 @@ def diff(
     as_json: JsonFlag = False,
 ) -> None:
     """Say in words what changed, and for compiled policies which tuples are newly allowed and newly denied."""
+    say_difference(old, new, as_json=as_json)
+
+
+def say_difference(old: Path, new: Path, *, as_json: bool) -> None:
+    """Print how two policies differ, or two compiled ones.
+
+    Raises:
+        Misuse: one of each (``policy.diff.kinds``), or a folder without the target ``broker``.
+    """
     from tallystick.cli.channels import read_policy
     from tallystick.core.errors import Misuse
     from tallystick.policy import diff as differences
@@ -72,10 +81,14 @@ def diff(
 
 def _compiled(path: Path) -> NormalForm | None:
     """Return the normal form in ``path``, or None when it is a policy that somebody wrote."""
+    from tallystick.core.errors import Misuse
     from tallystick.core.files import read_file
     from tallystick.policy import document
 
     place = path / "broker" / "policy.json" if path.is_dir() else path
+    if path.is_dir() and not place.is_file():
+        message = f"{path} was not compiled for broker, whose file is the normal form that is compared"
+        raise Misuse(message, code="policy.diff.kinds")
     if place.suffix != ".json":
         return None
     return document.read(read_file(place, "compiled policy", max_bytes=document.MAX_BYTES))
