@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from report import releases
 from sbom import builds
 
-from tallystick.core.errors import Exit, Refused
-from tallystick.formats import cyclonedx
-from tallystick.sbom import check, make, merge
+from tallystick.core.errors import Exit, Malformed, Refused, Unsupported
+from tallystick.formats import cyclonedx, spdx
+from tallystick.release import inventory
+from tallystick.sbom import check, completeness, make, merge
+from tallystick.sbom.schema import spdx_ids
 
 BUILD = builds.make().build
 IMAGE = make.make(BUILD, created=make.created_of(BUILD))
@@ -155,3 +160,40 @@ def test_garbage_is_refused_with_a_reason(tmp_path, capsys, data):
         assert code in (Exit.MALFORMED, Exit.UNSUPPORTED)
         assert said["error"]["message"]
         assert not (tmp_path / "out").exists()
+
+
+SAMPLE = json.loads(json.dumps(make.make(BUILD, created=make.created_of(BUILD))))
+ODD = st.sampled_from([None, "", "x", 0, True, [], {}, [{}], {"name": "x"}, [None], "2026-11-22T12:00:00Z"])
+
+
+def places(value, at=()):
+    """Every place in a document, as the steps that lead there."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, inner in items:
+        yield (*at, step)
+        yield from places(inner, (*at, step))
+
+
+PLACES = sorted(places(SAMPLE | {"components": SAMPLE["components"][:4]}), key=str)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(PLACES), ODD)
+def test_whatever_the_schema_allows_can_be_merged_exported_scored_and_inventoried(place, odd):
+    document = copy.deepcopy(SAMPLE)
+    holder = document
+    for step in place[:-1]:
+        holder = holder[step]
+    holder[place[-1]] = odd
+    with suppress(Malformed, Unsupported):
+        if not check.check_document(cyclonedx.checked(document)):
+            used(document)
+
+
+def used(document):
+    spdx.export(document, "t-1", spdx_ids())
+    completeness.scores(document)
+    check.check_contents(document, {}, BUILD.contents)
+    inventory.of_release(BUILD.contents, document)
+    with suppress(Refused):
+        merge.merge([("a", document), ("b", MODEL)], name="x", version="1")

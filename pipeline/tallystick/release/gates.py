@@ -17,7 +17,7 @@ from tallystick.core.digests import Digest
 from tallystick.core.errors import Exit, NotGenuine, Refused, TallystickError
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
-from tallystick.formats import intoto
+from tallystick.formats import cyclonedx, intoto
 from tallystick.formats.cyclonedx import Document
 from tallystick.measure.records import Measurement
 from tallystick.provenance import check as provenance_check
@@ -260,7 +260,7 @@ def _sbom(folder: Path, opened: _Opened, signed: _Signed) -> tuple[_Described, s
     statement = signed.statements["sbom"]
     findings = tuple(verify.subject_findings("sbom", statement, index))
     contents = verify.read_contents(parts, index)
-    document = intoto.parse(statement.payload).predicate
+    document = cyclonedx.checked(intoto.parse(statement.payload).predicate, "statements/sbom.json")
     findings = findings or sbom_check.check_document(document)
     known = gather((entry.path for entry in index.files), lambda path: parts.read(path) or b"", folder)
     if not findings:

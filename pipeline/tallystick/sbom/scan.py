@@ -135,7 +135,7 @@ def _odd(entries: Iterable[cpio.Entry | tar.Entry]) -> Iterator[tuple[str, str, 
 
 
 def _through(path: str, links: set[str]) -> str | None:
-    """Return the link that an unpacker follows on its way to ``path``, and so writes another file than the listed one."""
+    """Return the link that an unpacker follows on its way to ``path``, so that it writes another file than that."""
     steps = path.split("/")
     return next((link for end in range(1, len(steps)) if (link := "/".join(steps[:end])) in links), None)
 
