@@ -40,6 +40,20 @@ def test_both_start_the_service_with_options_that_it_has():
         assert _options(words) <= _known()
 
 
+def test_the_gate_is_started_with_options_that_it_has_and_probed_where_it_answers():
+    from tallystick.cli import front
+
+    deployment = next(iter(yaml.safe_load_all((DEPLOY / "gate.yaml").read_text())))
+    workload, gate = deployment["spec"]["template"]["spec"]["containers"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "tallystick.cli", *gate["args"][:2], "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert _options(gate["args"]) <= set(re.findall(r"--[a-z-]+", shown.stdout))
+    probe = gate["readinessProbe"]["httpGet"]
+    assert (probe["path"], gate["livenessProbe"]["httpGet"]["path"]) == (front.READY_PATH, front.HEALTH_PATH)
+    assert "--host=127.0.0.1" in workload["args"]  # nothing reaches it but through the gate
+
+
 def test_systemd_takes_the_unit(tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze on this machine")
