@@ -155,6 +155,39 @@ def test_two_data_keys_do_not_open_one_file():
     refused(swapped, "key", "the header was changed")
 
 
+class Huge(io.RawIOBase):
+    """An encrypted file of any size whose chunks are made when they are read: each is full of its own number."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.header = artifact.make_header(KEY, plaintext=Digest.of(b"huge"), size_bytes=size, salt=SALT)
+        self.at = 0
+
+    @staticmethod
+    def plaintext(at: int, size: int) -> bytes:
+        return bytes([(at // artifact.CHUNK_BYTES) % 251]) * size
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + (self.header.file_bytes if whence == io.SEEK_END else 0)
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        at, self.at = self.at, self.at + size
+        if at == 0:
+            return self.header.encode()[:size]
+        index, inside = divmod(at - HEADER_BYTES, artifact.CHUNK_BYTES + 16)
+        data = self.plaintext(index * artifact.CHUNK_BYTES, artifact.CHUNK_BYTES)
+        associated = artifact._associated(self.header, index)
+        sealed = artifact._cipher(KEY, self.header).encrypt(artifact._nonce(index), data, associated)
+        return sealed[inside : inside + size]
+
+
 class TestAtAnyPlace:
     def file(self, data: bytes = SEALED, before: bytes = b"") -> artifact.Opened:
         stream = io.BytesIO(before + data)
@@ -201,6 +234,15 @@ class TestAtAnyPlace:
         assert ours.read(256) == PLAINTEXT[:256]
         with pytest.raises(NotGenuine, match="chunk 1 of 5 is cut short"):
             ours.read(1)
+
+    def test_sixty_four_gib_are_opened_at_their_ends(self):
+        """Only the chunks that are read exist; the file is as long as the real one."""
+        ours = artifact.Opened(Huge(64 << 30), KEY)
+        for at in (0, (64 << 30) - 5, 37 << 30):
+            ours.seek(at)
+            assert ours.read(5) == Huge.plaintext(at, 5)
+        assert ours.header.chunks == 65_536
+        assert ours.seek(0, io.SEEK_END) == 64 << 30
 
     def test_an_empty_one_is_empty(self):
         assert self.file(artifact.encrypt(b"", KEY, salt=SALT)).read() == b""
