@@ -267,6 +267,19 @@ def test_an_sbom_that_leaves_something_out_is_refused(world, tmp_path):
     assert failed(w, tmp_path / "other", "sbom") == ["sbom.component.missing"]
 
 
+@pytest.mark.parametrize("version", ["1.3", None, []])
+def test_a_signed_sbom_of_no_known_version_is_refused(world, tmp_path, version):
+    w, _ = world
+
+    def other(where):
+        document = json.loads((where / "statements/sbom.json").read_bytes())
+        document["predicate"]["specVersion"] = version
+        worlds.write(where / "statements/sbom.json", json.dumps(document).encode())
+
+    w.release(tmp_path / "other", change=other)
+    assert failed(w, tmp_path / "other", "sbom") == ["unsupported"]
+
+
 def test_a_file_that_no_component_explains_is_refused(world, tmp_path):
     """Even when contents list and SBOM agree that nobody knows where it came from."""
     w, _ = world
