@@ -16,7 +16,7 @@ from datetime import timedelta
 import pytest
 from release import children
 from release import world as worlds
-from sbom import builds
+from sbom import builds, test_vendored
 
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Misuse, NotGenuine, Refused, TallystickError, Unreachable
@@ -278,6 +278,25 @@ def test_a_signed_sbom_of_no_known_version_is_refused(world, tmp_path, version):
 
     w.release(tmp_path / "other", change=other)
     assert failed(w, tmp_path / "other", "sbom") == ["unsupported"]
+
+
+def test_an_sbom_that_is_silent_about_what_a_program_vendors_is_refused(world, tmp_path):
+    w, _ = world
+    w.release(tmp_path / "other", files=test_vendored.FILES)
+    assert set(failed(w, tmp_path / "other", "contents")) == {"sbom.vendored.missing"}
+
+
+def test_an_sbom_with_another_hash_of_a_product_is_refused(world, tmp_path):
+    w, _ = world
+
+    def change(where):
+        document = json.loads((where / "statements/sbom.json").read_bytes())
+        part = next(c for c in document["predicate"]["components"] if c["bom-ref"] == "product:uki")
+        part["externalReferences"][0]["hashes"][1]["content"] = "0" * 128
+        worlds.write(where / "statements/sbom.json", json.dumps(document).encode())
+
+    w.release(tmp_path / "other", change=change)
+    assert failed(w, tmp_path / "other", "sbom") == ["sbom.product.sha512"]
 
 
 def test_a_file_that_no_component_explains_is_refused(world, tmp_path):

@@ -99,6 +99,12 @@ def test_a_list_under_another_name_and_a_foreign_statement_are_refused(tmp_path,
     assert (code, document["error"]["code"]) == (Exit.UNSUPPORTED, "unsupported")
 
 
+def test_another_version_of_cyclonedx_is_misuse_before_anything_is_built(tmp_path, capsys):
+    arguments = ("build", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "out"), "--cyclonedx", "1.5")
+    code, document = releases.tally(capsys, *arguments)
+    assert (code, document["error"]["code"]) == (Exit.MISUSE, "sbom.spec-version")
+
+
 def test_a_folder_without_an_index_is_misuse(tmp_path, capsys):
     code, document = releases.tally(capsys, "sbom", "show", str(tmp_path))
     assert (code, document["error"]["code"]) == (Exit.MISUSE, "file.missing")
