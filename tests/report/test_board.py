@@ -112,6 +112,8 @@ def test_a_brokers_keys_leases_refusals_and_log(refusing):
     assert proof["decision"] == refusal.decision
     assert made.log.size == proof["size"]
     assert {one.kind for one in made.ends} >= {"channel", "approval", "policy"}
+    (lease,) = made.leases
+    assert [one.kind for one in made.ends if lease.lease in one.stops] == ["evidence"]
     assert made.state.waiting == ()
     # this channel's releases are no real ones: nothing of them is shown, and the page says why
     assert [one.part for one in made.troubles] == ["releases"]

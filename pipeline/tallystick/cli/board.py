@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tallystick.broker.config import Home
+    from tallystick.broker.forecast import Ending, Stop
     from tallystick.broker.policies import PolicyState
     from tallystick.broker.store import Store, StoredDecision
     from tallystick.release.metadata import State
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _LEAVES = 2000  # of the log's end that are looked at
 _REFUSALS = 20  # that are explained
-_LEASES = 200  # that are listed
+_LEASES = 100  # that are listed
 _DEVELOPMENT = "Development roots: the Sigstore that signed this is embedded. No production policy takes it."
 
 
@@ -52,6 +53,7 @@ class Sources:
 def board(sources: Sources, now: datetime) -> Board:
     """Return the page as of ``now``. What can not be verified is named in its place, and nothing of it is shown."""
     from tallystick import __version__
+    from tallystick.report import board_gather
     from tallystick.report.board_records import Board
 
     notes = (_DEVELOPMENT,) if sources.trust.label == "embedded-dev" else ()
@@ -59,19 +61,22 @@ def board(sources: Sources, now: datetime) -> Board:
     troubles: list[Trouble] = []
     state: PolicyState | None = None
     known: Sequence[VerifiedRelease] = ()
+    endings: Sequence[Ending] = ()
     with _trouble("policies in force", troubles):
         state = _in_force(sources, now)
         made = _with_policies(made, state)
     with _trouble("channel", troubles):
         metadata = _metadata(sources, now)
-        made = _with_channel(made, sources, metadata, state)
+        made = _with_channel(made, sources, metadata)
+        endings = _endings(sources, metadata, state)
+        made = replace(made, ends=board_gather.ends(endings))
         with _trouble("releases", troubles):
             found = sources.verified(metadata, now)
             known = found.releases
             made = _with_releases(made, found)
     if sources.home is not None:
         with _trouble("broker", troubles):
-            made = _with_broker(made, sources.home, state, known, now)
+            made = _with_broker(made, sources.home, state, known, endings)
     return replace(made, troubles=tuple(troubles))
 
 
@@ -111,8 +116,7 @@ def _with_policies(made: Board, state: PolicyState) -> Board:
     return replace(made, keys=board_gather.keys(state), unusable=state.unusable)
 
 
-def _with_channel(made: Board, sources: Sources, metadata: State, state: PolicyState | None) -> Board:
-    from tallystick.broker import forecast
+def _with_channel(made: Board, sources: Sources, metadata: State) -> Board:
     from tallystick.release import changes, channel
     from tallystick.release.records import HighWater
     from tallystick.release.tuf import Folder
@@ -121,16 +125,17 @@ def _with_channel(made: Board, sources: Sources, metadata: State, state: PolicyS
     folder = Folder(sources.folder)
     waiting = [changes.describe(metadata, role, one) for role, one in folder.pending(metadata).items()]
     said = channel.policies_of(folder.read, metadata, HighWater())
-    endings = [
+    return replace(made, state=board_gather.channel(metadata, waiting, revoked=said.revocations))
+
+
+def _endings(sources: Sources, metadata: State, state: PolicyState | None) -> list[Ending]:
+    from tallystick.broker import forecast
+
+    return [
         *forecast.of_channel(metadata),
         *forecast.of_policies(state.policies if state is not None else ()),
         *forecast.of_certificates(_pinned(sources.trust), "nothing that chains to it is believed"),
     ]
-    return replace(
-        made,
-        state=board_gather.channel(metadata, waiting, revoked=said.revocations),
-        ends=board_gather.ends(endings),
-    )
 
 
 def _pinned(trust: Trust) -> Iterator[tuple[str, x509.Certificate]]:
@@ -151,7 +156,11 @@ def _with_releases(made: Board, found: VerifiedChannel) -> Board:
 
 
 def _with_broker(
-    made: Board, home: Home, state: PolicyState | None, known: Sequence[VerifiedRelease], now: datetime
+    made: Board,
+    home: Home,
+    state: PolicyState | None,
+    known: Sequence[VerifiedRelease],
+    endings: Sequence[Ending],
 ) -> Board:
     from tallystick.broker import logkey
     from tallystick.broker.leaflog import LeafLog
@@ -163,7 +172,7 @@ def _with_broker(
     try:
         head = LeafLog(store).head()
         last = list(store.decisions(max(0, head.size - _LEAVES), head.size))
-        made = _with_leases(made, store, state, now)
+        made = _with_leases(made, store, state, endings)
     finally:
         store.close()
     log = gather.log("key releases", key.checkpoint(head), key.verifier_line())
@@ -174,15 +183,43 @@ def _with_broker(
     return _with_decisions(replace(made, log=log), home, last, known)
 
 
-def _with_leases(made: Board, store: Store, state: PolicyState | None, now: datetime) -> Board:
-    from tallystick.broker import lease_table
+def _with_leases(made: Board, store: Store, state: PolicyState | None, endings: Sequence[Ending]) -> Board:
+    """Add the leases, and to what ends, the leases that stop then although their machines stay as they are."""
+    from tallystick.broker import forecast, lease_table
+    from tallystick.broker.leasing import Leasing
     from tallystick.report import board_gather
 
+    now = made.made_at
     with store.reading() as connection:
-        held = list(lease_table.held(connection, now, channel=made.channel))
+        held = sorted(lease_table.held(connection, now, channel=made.channel), key=lambda one: one.expires_at)
         drains = lease_table.standing(connection)
-    views = board_gather.leases(held, drains, state.policies if state is not None else (), now)
-    return replace(made, leases=views[:_LEASES], more_leases=max(len(views) - _LEASES, 0))
+    shown, stops = held[:_LEASES], []
+    if state is not None:
+        prove = Leasing(store).attested
+        stops = [
+            forecast.stop_of(
+                forecast.Workload(name=one.id, key=one.key, attested=prove(one.attestation)), state, now
+            )
+            for one in shown
+        ]
+    return replace(
+        made,
+        leases=board_gather.leases(shown, drains, state.policies if state is not None else (), now),
+        more_leases=len(held) - len(shown),
+        ends=board_gather.ends(forecast.with_stops([*endings, *_own_ends(endings, stops)], stops)),
+    )
+
+
+def _own_ends(endings: Sequence[Ending], stops: Sequence[Stop]) -> Iterator[Ending]:
+    """Yield an end for each moment at which leases stop for reasons of their own: their evidence's certificates."""
+    from tallystick.broker.forecast import Ending
+
+    known = {one.at for one in endings}
+    for stop in stops:
+        if stop.at is not None and stop.at not in known:
+            known.add(stop.at)
+            what = "; ".join(f"{finding.where}: {finding.code}" for finding in stop.findings)
+            yield Ending(at=stop.at, kind="evidence", what=what, then="attested anew, or not renewed")
 
 
 def _with_decisions(

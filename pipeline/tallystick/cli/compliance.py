@@ -104,7 +104,7 @@ def compliance(
         channel=channel,
         folder=channel_dir or desks.channel_folder(place, channel),
         trust=trust or place / "trust.json",
-        home=home if home.log_key.is_file() else None,
+        home=home if home.made else None,
     )
     pinned = desks.load_trust(place, trust)
     if check is not None:
