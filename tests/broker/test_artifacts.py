@@ -255,6 +255,8 @@ def test_new_weights_get_a_new_key_and_the_image_stays(scene):
         assert fetched(live, machine(second), key("weights", "2")) == (403, ["release.revoked"])
     assert [release.digest for release in scene.load().releases] == images
     assert [one.manifest.version for one in scene.load().artifacts] == ["1"]
+    code, said = tally("channel", "show", "staging", "--workdir", scene.world.workdir)
+    assert (code, said["artifacts"][0]["signed_by"]) == (0, "model-owner@example.org")
 
 
 def test_a_policy_and_its_artifact_releases_are_made_for_each_other(scene):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from tallystick.release.keys import Signatory
-    from tallystick.release.records import Change, Person, VerifiedChannel, VerifiedRelease
+    from tallystick.release.records import Change, Person, VerifiedArtifacts, VerifiedChannel, VerifiedRelease
     from tallystick.release.rotate import Progress
 
 app = command_app("Show a channel, withdraw what waits in it, or renew its timestamp.")
@@ -297,6 +297,7 @@ def _document(found: VerifiedChannel, waiting: tuple[Change, ...]) -> dict[str, 
         "rules": roles.rules_document(found.settings.rules),
         "people": [{"name": person.name, "san": person.identity.san} for person in found.people],
         "releases": [_release(release) for release in found.releases],
+        "artifacts": [_artifacts(one) for one in found.artifacts],
         "policies": {path: str(Digest.of(data)) for path, data in found.policies.items()},
         "revocations": [
             {"release": str(one.release), "by": one.by, "reason": one.reason, "at": _time(one.at)}
@@ -321,6 +322,18 @@ def _release(release: VerifiedRelease) -> dict[str, Any]:
     }
 
 
+def _artifacts(one: VerifiedArtifacts) -> dict[str, Any]:
+    return {
+        "digest": str(one.digest),
+        "name": one.manifest.name,
+        "version": one.manifest.version,
+        "signed_by": dict(one.statements)["artifacts"].signer.san,
+        "policy": str(one.manifest.policy),
+        "images": {images.name: list(images.versions) for images in one.manifest.images},
+        "artifacts": {artifact.name: artifact.key for artifact in one.manifest.artifacts},
+    }
+
+
 def _words(found: VerifiedChannel, waiting: tuple[Change, ...]) -> str:
     lines = [
         f"{found.name}: version {found.version}, holds until {_time(found.expires)}",
@@ -335,6 +348,12 @@ def _words(found: VerifiedChannel, waiting: tuple[Change, ...]) -> str:
             f"  {said['name']} {said['version']}  {said['digest']}",
             f"    promoted by {said['promoted_by']} at {said['promoted_at']}",
             f"    built by {said['builder']}, rebuilt by {', '.join(said['rebuilt_by'])}",
+        ]
+    for one in map(_artifacts, found.artifacts):
+        images = "; ".join(f"{name} {', '.join(versions)}" for name, versions in one["images"].items())
+        lines += [
+            f"  artifacts {one['name']} {one['version']}  {one['digest']}",
+            f"    signed by {one['signed_by']}, for {images}",
         ]
     names = sorted({path.split("/")[0] for path in found.policies})
     lines.append(f"policies: {', '.join(names)}" if names else "no policies")
