@@ -251,6 +251,7 @@ def test_a_name_or_key_is_enrolled_once(tmp_path):
         ("alice", ("Staging",), {}, Malformed),
         ("alice", ("staging",), {"d": "AAAA"}, Malformed),
         ("alice", ("staging",), {"crv": "P-384"}, Unsupported),
+        ("alice", ("staging",), {"crv": "P-521"}, Unsupported),
         ("alice", ("staging",), {"x": "AAAA"}, Malformed),
         ("alice", ("staging",), {"kty": "RSA"}, Unsupported),
     ],

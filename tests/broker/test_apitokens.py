@@ -161,6 +161,7 @@ def test_a_request_is_for_a_public_p256_key():
     for changed, error in (
         ({"jwk": {**MINE.jwk, "d": "AAAA"}}, Malformed),
         ({"jwk": {**MINE.jwk, "crv": "P-384"}}, Unsupported),
+        ({"jwk": {**MINE.jwk, "crv": "P-521"}}, Unsupported),
         ({"jwk": {"kty": "oct", "k": "AA"}}, Malformed),
         ({"audience": ""}, Malformed),
         ({"audience": "a\nb"}, Malformed),

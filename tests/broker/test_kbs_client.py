@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from broker.world import CANARY, LABEL, WEIGHTS, new_world, registers, release
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tallystick.core.errors import NotGenuine
 from tallystick.evidence import composite, kinds
@@ -88,6 +88,17 @@ def test_the_real_client_gets_a_key_by_rsa(running, tmp_path):
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
+    )
+    (tmp_path / "tee.pem").write_bytes(pem)
+    done = client(running, "get-resource", "--path", WEIGHTS, "--tee-key-file", str(tmp_path / "tee.pem"))
+    assert done.returncode == 0, done.stderr
+    assert base64.b64decode(done.stdout.strip()) == CANARY
+
+
+def test_the_real_client_gets_a_key_by_p_521(running, tmp_path):
+    key = ec.generate_private_key(ec.SECP521R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     (tmp_path / "tee.pem").write_bytes(pem)
     done = client(running, "get-resource", "--path", WEIGHTS, "--tee-key-file", str(tmp_path / "tee.pem"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tallystick.core.errors import Malformed, NotGenuine, Unsupported
 from tallystick.handshake import jwe
 from tallystick.handshake.fields import b64url, unb64url
-from tallystick.handshake.teekey import ECDH_ES_A256KW, RSA_OAEP_256
+from tallystick.handshake.teekey import ECDH_ES_A256KW, RSA_OAEP_256, TeePublicKey
 
 SECRET = bytes(range(32))
 PAIRS = {alg: jwe.TeeKeyPair.make(alg) for alg in (ECDH_ES_A256KW, RSA_OAEP_256)}
@@ -115,7 +115,11 @@ def _with_header(**changes: object) -> bytes:
         ({"crit": ["exp"]}, Unsupported, "crit: want no such header"),
         ({"zip": "DEF"}, Unsupported, "zip: want no such header"),
         ({"epk": None}, Malformed, "epk: want an ephemeral public key, got none"),
-        ({"epk": {"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA"}}, Unsupported, "crv: want P-256"),
+        (
+            {"epk": {"kty": "EC", "crv": "P-384", "x": "AA", "y": "AA"}},
+            Unsupported,
+            "crv: want P-256 or P-521",
+        ),
         ({"apu": "A"}, Malformed, "apu: want base64url"),
     ],
 )
@@ -176,3 +180,16 @@ def test_any_bytes_are_refused_by_name(data):
     with suppress(Malformed, Unsupported, NotGenuine):
         PAIRS[RSA_OAEP_256].decrypt(data)
         raise AssertionError("random bytes opened")
+
+
+def test_a_p_521_key_of_another_client_is_wrapped_to():
+    """Trustee, kbs/src/jwe/mod.rs: the ephemeral key is on the client's own curve, coordinates at full length."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    for _ in range(8):  # a coordinate with leading zeros comes now and then
+        pair = jwe.TeeKeyPair(ec.generate_private_key(ec.SECP521R1()))
+        assert TeePublicKey.parse(pair.public.document()) == pair.public
+        assert pair.decrypt(jwe.encrypt(b"secret", pair.public)) == b"secret"
+    with pytest.raises(NotGenuine) as caught:
+        pair.decrypt(jwe.encrypt(b"secret", jwe.TeeKeyPair.make().public))
+    assert caught.value.code == "jwe.not-ours"

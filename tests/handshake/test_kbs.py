@@ -131,7 +131,8 @@ EC = PAIR.public.document()
 @pytest.mark.parametrize(
     ("key", "error", "words"),
     [
-        ({**EC, "crv": "P-521"}, Unsupported, "crv: want P-256, got P-521"),
+        ({**EC, "crv": "P-384"}, Unsupported, "crv: want P-256 or P-521, got P-384"),
+        ({**EC, "crv": "P-521"}, Malformed, "x: want 66 bytes"),
         ({**EC, "alg": "ECDH-ES"}, Unsupported, "EC with ECDH-ES"),
         ({**RSA, "alg": "RSA1_5"}, Unsupported, "RSA with RSA1_5"),
         ({**EC, "kty": "OKP"}, Unsupported, "OKP"),

@@ -19,7 +19,7 @@ from tallystick.broker.vault import channel_name
 from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, Refused, Unsupported
 from tallystick.handshake.fields import Fields
-from tallystick.handshake.teekey import ECDH_ES_A256KW, TeePublicKey
+from tallystick.handshake.teekey import ECDH_ES_A256KW, P256, TeePublicKey
 
 SCHEMA = "tallystick/broker-admins/v1"
 MAX_FILE_BYTES = 1 << 20
@@ -50,6 +50,8 @@ class Admin:
         if fields.has("d"):
             raise fields.bad("d", want="a public key alone", got="a private key")
         members = {member: fields.text(member, max_characters=128) for member in ("kty", "crv", "x", "y")}
+        if members["crv"] != P256:
+            raise Unsupported("administrator's key", at="crv", want=P256, got=members["crv"])
         key = TeePublicKey.parse({**members, "alg": ECDH_ES_A256KW})
         return cls(name=name, channels=tuple(sorted(map(channel_name, channels))), key=key)
 

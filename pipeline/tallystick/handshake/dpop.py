@@ -13,10 +13,10 @@ import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from tallystick.core.errors import Malformed
+from tallystick.core.errors import Malformed, Unsupported
 from tallystick.handshake.fields import Fields, b64url
 from tallystick.handshake.kbs import encode
-from tallystick.handshake.teekey import TeePublicKey
+from tallystick.handshake.teekey import P256, TeePublicKey
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -81,6 +81,8 @@ def public(jwk: Any) -> TeePublicKey:
         raise Malformed(_WHAT, at="d", want="a public key alone", got="a private key")
     if fields.text("kty", max_characters=40) != "EC":
         raise Malformed(_WHAT, at="kty", want="EC", got=fields.text("kty", max_characters=40))
+    if fields.text("crv", max_characters=40) != P256:
+        raise Unsupported(_WHAT, at="crv", want=P256, got=fields.text("crv"))
     return TeePublicKey.parse(
         {**{name: fields.text(name) for name in ("kty", "crv", "x", "y")}, "alg": "ECDH-ES+A256KW"}
     )

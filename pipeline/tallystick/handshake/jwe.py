@@ -1,6 +1,6 @@
 """A key wrapped to the attester's ephemeral key: JSON Web Encryption, flattened JSON.
 
-RSA-OAEP-256 or ECDH-ES+A256KW over P-256, always with A256GCM. RSA1_5, which KBS still lists, is not here.
+RSA-OAEP-256 or ECDH-ES+A256KW over P-256 or P-521, always with A256GCM. RSA1_5, which KBS still lists, is not here.
 
 Source: RFC 7516, sections 5 and 7.2.2; RFC 7518, sections 4.3, 4.6 and 5.3; Trustee, kbs/src/jwe/mod.rs.
 """
@@ -132,7 +132,7 @@ def _wrap(cek: bytes, to: TeePublicKey) -> tuple[dict[str, object], bytes]:
     header: dict[str, object] = {"alg": to.alg, "enc": _ENC}
     if isinstance(key, rsa.RSAPublicKey):
         return header, key.encrypt(cek, _oaep())
-    ephemeral = ec.generate_private_key(ec.SECP256R1())
+    ephemeral = ec.generate_private_key(key.curve)
     epk = TeePublicKey.of(ephemeral.public_key()).document()
     del epk["alg"]
     wrapping_key = concat_kdf(ephemeral.exchange(ec.ECDH(), key), ECDH_ES_A256KW, 256)

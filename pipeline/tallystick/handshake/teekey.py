@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 ECDH_ES_A256KW = "ECDH-ES+A256KW"  # RFC 7518, section 4.6
 RSA_OAEP_256 = "RSA-OAEP-256"  # RFC 7518, section 4.3
 
-_P256_BYTES = 32
+P256 = "P-256"  # what guest-components makes by default, and the only one that signs here
+_COORDINATE_BYTES = {
+    P256: 32,
+    "P-521": 66,
+}  # RFC 7518, section 6.2.1.2; the curves of Trustee, kbs/src/jwe/mod.rs
 _RSA_BITS = (2048, 4096)  # NIST SP 800-57: no less; and no more than a handshake should cost
 _WHAT = "tee-pubkey"
 
@@ -73,11 +77,11 @@ class TeePublicKey:
     def public_key(self) -> EllipticCurvePublicKey | RSAPublicKey:
         """Return the key in the form that cryptography computes with."""
         fields = Fields(self.document(), _WHAT)
-        return _p256(fields) if self.alg == ECDH_ES_A256KW else _rsa(fields)
+        return _ec(fields) if self.alg == ECDH_ES_A256KW else _rsa(fields)
 
     @classmethod
     def of(cls, key: EllipticCurvePublicKey | RSAPublicKey) -> TeePublicKey:
-        """Return the JWK of a P-256 or RSA public key."""
+        """Return the JWK of a P-256, P-521 or RSA public key."""
         from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
         if isinstance(key, RSAPublicKey):
@@ -85,8 +89,9 @@ class TeePublicKey:
             members = {"alg": RSA_OAEP_256, "kty": "RSA", "n": _minimal(rsa.n), "e": _minimal(rsa.e)}
         else:
             point = key.public_numbers()
-            x, y = (b64url(n.to_bytes(_P256_BYTES, "big")) for n in (point.x, point.y))
-            members = {"alg": ECDH_ES_A256KW, "kty": "EC", "crv": "P-256", "x": x, "y": y}
+            curve = {"secp256r1": P256, "secp521r1": "P-521"}[key.curve.name]
+            x, y = (b64url(n.to_bytes(_COORDINATE_BYTES[curve], "big")) for n in (point.x, point.y))
+            members = {"alg": ECDH_ES_A256KW, "kty": "EC", "crv": curve, "x": x, "y": y}
         return cls(alg=members["alg"], members=tuple(sorted(members.items())))
 
 
@@ -94,20 +99,22 @@ def _minimal(number: int) -> str:
     return b64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))
 
 
-def _p256(fields: Fields) -> EllipticCurvePublicKey:
+def _ec(fields: Fields) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     curve = fields.text("crv")
-    if curve != "P-256":
-        raise Unsupported(_WHAT, at="crv", want="P-256", got=curve)
+    if curve not in _COORDINATE_BYTES:
+        raise Unsupported(_WHAT, at="crv", want=" or ".join(_COORDINATE_BYTES), got=curve)
+    size = _COORDINATE_BYTES[curve]
     x, y = fields.base64url("x", max_bytes=128), fields.base64url("y", max_bytes=128)
     for name, value in (("x", x), ("y", y)):
-        if len(value) != _P256_BYTES:
-            raise fields.bad(name, want=f"{_P256_BYTES} bytes", got=f"{len(value)}")
+        if len(value) != size:
+            raise fields.bad(name, want=f"{size} bytes", got=f"{len(value)}")
     try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
+        made = ec.SECP256R1() if curve == P256 else ec.SECP521R1()
+        return ec.EllipticCurvePublicKey.from_encoded_point(made, b"\x04" + x + y)
     except ValueError:
-        raise fields.bad("x, y", want="a point on P-256", got="a point that is not") from None
+        raise fields.bad("x, y", want=f"a point on {curve}", got="a point that is not") from None
 
 
 def _rsa(fields: Fields) -> RSAPublicKey:
