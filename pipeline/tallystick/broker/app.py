@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tallystick.broker import adminapi, operator_page, wire
+from tallystick.broker import adminapi, holding, operator_page, wire
 from tallystick.broker.metrics import Metrics
 from tallystick.broker.service import Broker
 from tallystick.broker.throttle import Throttle
@@ -99,14 +99,14 @@ def create_app(
         return _json({"keys": [{**broker.tokens.jwk, "kid": broker.tokens.key_id, "use": "sig"}]})
 
     async def renew(request: Request) -> Response:
-        return _json(await broker.renew(_session(request)))
+        return _json(await holding.renew(broker, _session(request)))
 
     async def give_back(request: Request) -> Response:
-        return _json(await broker.give_back(_session(request)))
+        return _json(await holding.give_back(broker, _session(request)))
 
     async def api_token(request: Request) -> Response:
         body = await _body(request, limits.auth_bytes, limits.body_seconds)
-        return _plain_json(await broker.api_token(_session(request), body))
+        return _plain_json(await holding.api_token(broker, _session(request), body))
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n", headers=_HEADERS)

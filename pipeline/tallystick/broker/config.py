@@ -38,7 +38,8 @@ class Lifetimes:
     token: timedelta = timedelta(minutes=5)  # Trustee's default
     enrolment: timedelta = timedelta(minutes=1)
     ak_certificate: timedelta = timedelta(hours=1)
-    evidence: timedelta = timedelta(days=90)  # and leases that are over; zero records no evidence
+    evidence: timedelta = timedelta(days=90)  # zero records no evidence
+    leases: timedelta = timedelta(days=365)  # that are over, so that it is known who had a key
     witness: timedelta = timedelta(seconds=10)  # between two looks of the witnesses at the log
     sweep: timedelta = timedelta(seconds=5)  # between two looks at whether leases are still permitted
 

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 
 from tallystick.broker import (
-    apitokens,
     enrolling,
     evidence_record,
     lease_table,
@@ -27,7 +26,7 @@ from tallystick.broker.clock import Clock
 from tallystick.broker.config import BrokerConfig
 from tallystick.broker.decisions import Entry, Kind, codes, entry, instant, new_id, whole
 from tallystick.broker.enrolment_ca import EnrolmentAuthority
-from tallystick.broker.leasing import Leasing, Renewal
+from tallystick.broker.leasing import Leasing
 from tallystick.broker.ledger import Ledger, Stale, Under
 from tallystick.broker.logkey import LogKey
 from tallystick.broker.policies import PolicySource, PolicyState
@@ -41,7 +40,7 @@ from tallystick.broker.witnessing import Witnessing
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, NotGenuine, Refused, TallystickError, Unreachable
 from tallystick.core.findings import Finding
-from tallystick.handshake import binding, jwe
+from tallystick.handshake import binding
 from tallystick.handshake.kbs import (
     Activation,
     AkCertificate,
@@ -126,8 +125,8 @@ class Broker:
         try:
             if not self.sessions.spend(session):
                 raise NotGenuine("this session's nonce was used before", code="nonce.used")
-            proven, made, token = await self._under_one_policy(
-                lambda: self._in_thread(lambda: self._attested(session, message, now))
+            proven, made, token = await self.under_one_policy(
+                lambda: self.in_thread(lambda: self._attested(session, message, now))
             )
             attested = Attested(
                 attestation=made.decision,
@@ -135,7 +134,7 @@ class Broker:
                 challenge=proven.challenge,
                 public_key=proven.public_key,
             )
-            sealed = await self._in_thread(lambda: self._sealed(session, body, made.decision, now))
+            sealed = await self.in_thread(lambda: self._sealed(session, body, made.decision, now))
 
             def also(batch: Batch) -> None:
                 self.sessions.keep(batch, session, attested, made.record)
@@ -158,13 +157,13 @@ class Broker:
             Malformed, Unreachable, Refused: as they say.
         """
         now = self.clock.now()
-        attested = await self._attested_session(cookie, now)
+        attested = await self.attested_session(cookie, now)
         try:
             key = key_id(path)
         except Malformed:
             raise wire.no_such_path() from None
         self.witnessing.check()
-        return await self._under_one_policy(lambda: self._fetched(key, attested, now))
+        return await self.under_one_policy(lambda: self._fetched(key, attested, now))
 
     async def enrol(self, body: bytes) -> EnrolmentChallenge:
         """Return the challenge that only the TPM with both keys can answer.
@@ -176,7 +175,7 @@ class Broker:
         now = self.clock.now()
         message = Enrolment.parse(body)
         try:
-            return await self._in_thread(lambda: self.enrolments.open(message, self.manufacturers, now=now))
+            return await self.in_thread(lambda: self.enrolments.open(message, self.manufacturers, now=now))
         except TallystickError as error:
             raise await self._refused("enrol", error, now=now, public={}) from None
 
@@ -192,43 +191,11 @@ class Broker:
         spent = enrolling.spent(message.session)
         try:
             enrolled = self.enrolments.close(message.session, message.secret, now=now)
-            der, made = await self._in_thread(lambda: self._certified(enrolled, now))
+            der, made = await self.in_thread(lambda: self._certified(enrolled, now))
             await self.ledger.record([made], now=now, nonce=spent)
         except TallystickError as error:
             raise await self._refused("activate", error, now=now, public={}, nonce=spent) from None
         return AkCertificate(ak_certificate=der)
-
-    async def renew(self, cookie: str) -> dict[str, Any]:
-        """Return the leases of the session's holder, renewed on what this session attested, or ended.
-
-        Raises:
-            Answer: the session has not attested.
-            NotGenuine, Refused, Unreachable: there is no such session; no policies can be verified.
-        """
-        now = self.clock.now()
-        attested = await self._attested_session(cookie, now)
-        return await self._under_one_policy(lambda: self._renewed(attested, now))
-
-    async def give_back(self, cookie: str) -> dict[str, Any]:
-        """End the leases of the session's holder, which is done with its keys, and return them."""
-        now = self.clock.now()
-        attested = await self._attested_session(cookie, now)
-        found = await self._in_thread(lambda: self.leasing.returning(attested, now=now))
-        return await self._written(found, now)
-
-    async def api_token(self, cookie: str, body: bytes) -> bytes:
-        """Return an API token for this session's machine, wrapped to the attested key.
-
-        The claims are judged again under the policy of the key that the request names; no key leaves.
-
-        Raises:
-            Answer: the session has not attested, or the policy refuses; the refusal is in the log by then.
-            Malformed, Unsupported, NotGenuine, Unreachable: as they say.
-        """
-        now = self.clock.now()
-        request = apitokens.Request.parse(body)
-        attested = await self._attested_session(cookie, now)
-        return await self._under_one_policy(lambda: self._token(request, attested, now))
 
     def sweep(self) -> int:
         """End the leases that are no longer permitted, and drop what is past its time; return how many ended."""
@@ -237,7 +204,7 @@ class Broker:
             self._tidied_at = now
             with self.store.batch() as batch:
                 self.archive.forget(batch.connection, now)
-                lease_table.forget(batch.connection, before=now - self.config.lifetimes.evidence)
+                lease_table.forget(batch.connection, before=now - self.config.lifetimes.leases)
         return self.leasing.sweep(self.policies.current(now), now)
 
     def checkpoint(self) -> str:
@@ -246,7 +213,7 @@ class Broker:
         return self.witnessing.latest(head.size) or self.log_key.checkpoint(head)
 
     async def _fetched(self, key: KeyId, attested: Attested, now: datetime) -> bytes:
-        outcome, under = await self._in_thread(lambda: self._decided(key, attested, now))
+        outcome, under = await self.in_thread(lambda: self._decided(key, attested, now))
         verdict, name = outcome.verdict, new_id(now)
         public = {**verdict.public(), "attestation": attested.attestation}
         also: Callable[[Batch], None] | None = None
@@ -263,51 +230,18 @@ class Broker:
             raise wire.denied(verdict.findings, own=verdict.own, decision=made.decision)
         return outcome.wrapped
 
-    async def _attested_session(self, cookie: str, now: datetime) -> Attested:
+    async def attested_session(self, cookie: str, now: datetime) -> Attested:
+        """Return what the session that ``cookie`` is has proved.
+
+        Raises:
+            Answer: nothing yet. NotGenuine: there is no such session.
+        """
         session = self.sessions.find(cookie, now=now)
         attested = self.sessions.at_hand(session)
-        attested = attested or await self._in_thread(lambda: self.sessions.attested(session))
+        attested = attested or await self.in_thread(lambda: self.sessions.attested(session))
         if attested is None:
             raise wire.not_attested()
         return attested
-
-    async def _renewed(self, attested: Attested, now: datetime) -> dict[str, Any]:
-        state = await self._in_thread(lambda: self.policies.current(now))
-        found = await self._in_thread(lambda: self.leasing.renewal(attested, state, now=now))
-        return await self._written(found, now, Under(channel=state.channel, epoch=state.epoch))
-
-    async def _written(self, found: Renewal, now: datetime, under: Under | None = None) -> dict[str, Any]:
-        if found.entries:
-            await self.ledger.record(found.entries, now=now, under=under, also=found.also)
-        return found.document(now)
-
-    async def _token(self, request: apitokens.Request, attested: Attested, now: datetime) -> bytes:
-        verdict, under = await self._in_thread(lambda: self._judged(key_id(request.key), attested, now))
-        name, public = new_id(now), {**verdict.public(), "attestation": attested.attestation}
-        public |= {"stage": "token", "audience": request.audience}
-        if not verdict.allowed or verdict.state is None:
-            public["codes"] = codes(verdict.findings)
-            made = entry(Kind.REFUSAL, now=now, public=public, details=verdict.details(), decision=name)
-            await self.ledger.record([made], now=now, under=under)
-            raise wire.denied(verdict.findings, own=verdict.own, decision=name)
-        until = leases.granted(name, verdict, attested, verdict.state, now=now).expires_at
-        public |= {"event": "token", "jkt": request.proof_key.thumbprint(), "until": instant(until)}
-        made = entry(Kind.LEASE, now=now, public=public, details=verdict.details(), decision=name)
-        await self.ledger.record([made], now=now, under=under)
-        said = {"release": public["release"], "policy": public["policy"], "attestation": attested.attestation}
-        text = self.tokens.api_token(
-            request, holder=attested.public_key.thumbprint(), said=said, until=until, now=now
-        )
-        return jwe.encrypt(text.encode(), attested.public_key)
-
-    def _judged(self, key: KeyId, attested: Attested, now: datetime) -> tuple[releasing.Verdict, Under]:
-        """Return the verdict on the claims without touching the key, drains included."""
-        state = self.policies.current(now)
-        verdict = releasing.judge(key, attested, state, now=now)
-        if verdict.allowed:
-            held = leasing.held_back(verdict, self.leasing.drains())
-            verdict = replace(verdict, findings=held)
-        return verdict, Under(channel=state.channel, epoch=state.epoch)
 
     def _sealed(self, session: Session, body: bytes, decision: str, now: datetime) -> SealedEvidence | None:
         """Return the evidence of an attestation as it is kept; None where none is."""
@@ -325,7 +259,7 @@ class Broker:
             )
         )
 
-    async def _under_one_policy(self, work: Callable[[], Awaitable[_T]]) -> _T:
+    async def under_one_policy(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Return what ``work`` gives, done again when another process has put other policies in force meanwhile.
 
         Raises:
@@ -337,7 +271,8 @@ class Broker:
             self.policies.forget()
         return await work()
 
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Return what ``work`` gives, done in a thread of the broker's."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     def _attested(self, session: Session, message: Attestation, now: datetime) -> tuple[Proven, Entry, str]:
