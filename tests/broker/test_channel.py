@@ -102,6 +102,7 @@ def test_what_was_read_within_the_clocks_tick_is_read_again(world, monkeypatch):
         load=load,
         read=document.read,
         seen=policies.Seen,
+        within=policies.MAX_AGE,
         announce=lambda state, high_water, seen, now: None,
     )
     for expected in (1, 2):
