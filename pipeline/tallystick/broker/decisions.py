@@ -23,6 +23,7 @@ LEAF_SCHEMA = "tallystick/broker-leaf/v1"
 RECORD_SCHEMA = "tallystick/broker-decision/v1"
 _ID_BYTES = 6
 _SALT_BYTES = 16
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Kind(Enum):
@@ -108,7 +109,7 @@ def canonical(value: Mapping[str, Any]) -> bytes:
 
     Holds for what this package puts in: ASCII member names, strings, booleans, integers below 2**53.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return _CANONICAL.encode(value).encode("utf-8")
 
 
 def instant(now: datetime) -> str:

@@ -34,6 +34,7 @@ from tallystick.release.records import HighWater, VerifiedPolicies
 FILE = "broker/policy.json"  # under policies/<name>: what the compiler's broker target emits
 _TICK_SECONDS = 0.05  # more than the granularity of a file's change time
 _MAX_FILE_BYTES = 64 << 20
+_LOOKS = 64  # files beside the metadata that one use looks at
 
 
 Read = Callable[
@@ -137,6 +138,9 @@ class PolicySource:
         self._announce = announce
         self._state: PolicyState | None = None
         self._seen: dict[str, _Stat | None] = {}
+        self._metadata: tuple[str, ...] = ()
+        self._others: tuple[str, ...] = ()
+        self._turn = 0
         self._seen_at = 0.0
         self._settled = False
         self._lock = Lock()
@@ -181,6 +185,9 @@ class PolicySource:
         self._settled = seen == self._seen and began - self._seen_at > _TICK_SECONDS
         if seen != self._seen:
             self._seen, self._seen_at = seen, began
+            metadata = str(self._folder / "metadata")
+            self._metadata = tuple(path for path in seen if path.startswith(metadata))
+            self._others = tuple(path for path in seen if not path.startswith(metadata))
         self._state = state
         return state
 
@@ -199,7 +206,13 @@ class PolicySource:
         return read
 
     def _unchanged(self) -> bool:
-        return all(_stat(path) == stat for path, stat in self._seen.items())
+        """Return whether no file has changed: metadata, which names all else by digest, is looked at every time, and
+        other files are in turn, so that a use costs the same however many policies there are.
+        """
+        others = self._others
+        turn = [others[(self._turn + at) % len(others)] for at in range(min(_LOOKS, len(others)))]
+        self._turn += _LOOKS
+        return all(_stat(path) == self._seen[path] for path in (*self._metadata, *turn))
 
 
 def check_heard(state: PolicyState, *, within: timedelta, now: datetime) -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from tallystick.broker import database, migrating
 from tallystick.broker.database import Place
@@ -57,7 +57,7 @@ class Batch:
     def __init__(self, connection: Connection) -> None:
         """Lock the head of the log and read it."""
         self.connection = connection
-        row = connection.execute(_HEAD.with_for_update()).one()
+        row = connection.execute(_LOCKED_HEAD).one()
         self._frontier = _frontier(row)
         self._seen_at = int(row.seen_at)
 
@@ -75,14 +75,14 @@ class Batch:
         """Return those of ``digests`` whose nonces were used before."""
         if not digests:
             return frozenset()
-        rows = self.connection.execute(select(nonces.c.digest).where(nonces.c.digest.in_(digests)))
+        rows = self.connection.execute(_USED, {"digests": list(digests)})
         return frozenset(bytes(row.digest) for row in rows)
 
     def use(self, digests: Collection[bytes], *, at: datetime) -> None:
         """Use nonces up, none of which is used yet."""
         if digests:
             rows = [{"digest": digest, "used_at": _seconds(at)} for digest in digests]
-            self.connection.execute(insert(nonces), rows)
+            self.connection.execute(_USE, rows)
 
     def append(self, entries: Sequence[tuple[str, bytes, bytes]]) -> None:
         """Append decisions (identifier, leaf, record) to the log, in order."""
@@ -93,7 +93,7 @@ class Batch:
             {"position": older + at, "id": name, "leaf": leaf, "record": record}
             for at, (name, leaf, record) in enumerate(entries)
         ]
-        self.connection.execute(insert(decisions), rows)
+        self.connection.execute(_APPEND, rows)
         for _, leaf, _ in entries:
             self._frontier.grow(leaf_hash(leaf))
         for level, number in completed(older, self.size):
@@ -127,7 +127,7 @@ class Batch:
             "proof": proof,
             "expires_at": _seconds(until),
         }
-        self.connection.execute(insert(sessions), row)
+        self.connection.execute(_ATTEST, row)
 
     def forget(self, *, nonces_before: datetime, sessions_before: datetime) -> None:
         """Drop the nonces used, and the sessions expired, before a time."""
@@ -143,7 +143,7 @@ class Batch:
             "frontier": tree.peaks,
             "seen_at": self._seen_at,
         }
-        self.connection.execute(update(head).where(head.c.id == 1).values(values))
+        self.connection.execute(_END, values)
 
 
 class Store:
@@ -271,8 +271,7 @@ class Store:
 
     def session(self, cookie: bytes) -> tuple[str, bytes] | None:
         """Return the attestation that a session stands for, and the proof that the broker said so."""
-        query = select(sessions.c.attestation, sessions.c.proof).where(sessions.c.cookie == cookie)
-        row = self._maybe(query)
+        row = self._maybe(_SESSION, named=cookie)
         return None if row is None else (row.attestation, bytes(row.proof))
 
     def decision(self, decision: str) -> StoredDecision:
@@ -281,7 +280,7 @@ class Store:
         Raises:
             Refused: this broker never made it (``decision.unknown``).
         """
-        row = self._maybe(select(decisions).where(decisions.c.id == decision))
+        row = self._maybe(_DECISION, named=decision)
         if row is None:
             raise Refused(f"this broker has no decision {decision}", code="decision.unknown")
         return _decision(row)
@@ -319,12 +318,20 @@ class Store:
         with self.reading() as connection:
             return connection.execute(query).one()
 
-    def _maybe(self, query: Executable) -> Any:
+    def _maybe(self, query: Executable, *, named: str | bytes) -> Any:
         with self.reading() as connection:
-            return connection.execute(query).one_or_none()
+            return connection.execute(query, {"named": named}).one_or_none()
 
 
+# Statements of the hot path, made once: making one takes about as long as running it.
 _HEAD = select(head.c.size, head.c.root, head.c.frontier, head.c.seen_at).where(head.c.id == 1)
+_LOCKED_HEAD = _HEAD.with_for_update()
+_END = update(head).where(head.c.id == 1)
+_USED = select(nonces.c.digest).where(nonces.c.digest.in_(bindparam("digests", expanding=True)))
+_USE, _APPEND, _ATTEST = insert(nonces), insert(decisions), insert(sessions)
+_CHANNEL = select(channels.c.epoch, channels.c.high_water).where(channels.c.name == bindparam("channel"))
+_SESSION = select(sessions.c.attestation, sessions.c.proof).where(sessions.c.cookie == bindparam("named"))
+_DECISION = select(decisions).where(decisions.c.id == bindparam("named"))
 
 
 def _frontier(row: Any) -> Frontier:
@@ -361,8 +368,7 @@ def _tile(connection: Connection, level: int, number: int) -> bytes:
 
 
 def _channel(connection: Connection, name: str) -> ChannelMark | None:
-    query = select(channels.c.epoch, channels.c.high_water).where(channels.c.name == name)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_CHANNEL, {"channel": name}).one_or_none()
     return None if row is None else ChannelMark(epoch=bytes(row.epoch), high_water=bytes(row.high_water))
 
 

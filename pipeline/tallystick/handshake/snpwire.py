@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from tallystick.core.errors import Malformed
@@ -181,6 +182,9 @@ def _byte_list(fields: Fields, name: str, size: int | None) -> bytes:
     if not isinstance(value, list) or len(value) > most or (size is not None and len(value) != size):
         want = f"at most {most} bytes as numbers" if size is None else f"{size} bytes as numbers"
         raise fields.bad(name, want=want, got=type(value).__name__)
-    if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 256 for one in value):
-        raise fields.bad(name, want="numbers from 0 to 255", got="something else")
-    return bytes(value)
+    if set(map(type, value)) <= {
+        int
+    }:  # thousands of numbers: each look at one by name costs more than the signature
+        with suppress(ValueError):
+            return bytes(value)
+    raise fields.bad(name, want="numbers from 0 to 255", got="something else")
