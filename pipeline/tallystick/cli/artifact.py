@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli import signers
+from tallystick.cli.desks import Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
 from tallystick.core.errors import Misuse
 
@@ -93,35 +95,16 @@ def rewrap(
 @app.command()
 def sign(
     directory: _Dir,
-    name: Annotated[
-        str | None, typer.Option("--as", help="Who signs: a person of the work directory.")
-    ] = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option(
-            "--workdir", help="The work directory. Default: $TALLY_HOME, else ~/.local/share/tallystick."
-        ),
-    ] = None,
-    keyless: Annotated[
-        bool,
-        typer.Option("--keyless", help="Sign with the public Sigstore, by the OIDC token of the CI system."),
-    ] = False,
-    trust_config: Annotated[
-        Path | None,
-        typer.Option("--trust-config", help="Sign with this Sigstore instead: its ClientTrustConfig."),
-    ] = None,
-    identity_token: Annotated[
-        str | None,
-        typer.Option(
-            "--identity-token", help="With --keyless or --trust-config: an OIDC token, or a file with one."
-        ),
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
+    name: signers.Name = None,
+    workdir: Workdir = None,
+    keyless: signers.Keyless = False,
+    trust_config: signers.TrustConfig = None,
+    identity_token: signers.IdentityToken = None,
+    replace: signers.Replace = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Sign the manifest and the SBOM of an artifact release, into DIR/bundles. Then: `tally promote DIR`."""
     from tallystick.cli import clock
-    from tallystick.cli.sign import Who, open_signer
     from tallystick.core.files import read_file, whole_folder
     from tallystick.release import artifact_seal, artifact_verify, names
     from tallystick.signing import sigstore
@@ -134,14 +117,14 @@ def sign(
     artifact_verify.check_files(directory, manifest)
     bom = read_file(directory / artifact_verify.SBOM, "SBOM statement", max_bytes=_MAX_BYTES)
     payloads = {"artifacts": artifact_verify.statement(manifest), "sbom": bom}
-    who = Who(
+    who = signers.Who(
         name=name,
         workdir=workdir,
         keyless=keyless,
         trust_config=trust_config,
         identity_token=identity_token,
     )
-    with open_signer(None, who, clock.now()) as signer:
+    with signers.open_signer(None, who, clock.now()) as signer:
         bundles = {what: signer.statement(payload) for what, payload in payloads.items()}
     with whole_folder(directory / names.BUNDLES) as work:
         for what, bundle in bundles.items():

@@ -349,11 +349,11 @@ def _words(found: VerifiedChannel, waiting: tuple[Change, ...]) -> str:
             f"    promoted by {said['promoted_by']} at {said['promoted_at']}",
             f"    built by {said['builder']}, rebuilt by {', '.join(said['rebuilt_by'])}",
         ]
-    for one in map(_artifacts, found.artifacts):
-        images = "; ".join(f"{name} {', '.join(versions)}" for name, versions in one["images"].items())
+    for said in map(_artifacts, found.artifacts):
+        images = "; ".join(f"{name} {', '.join(versions)}" for name, versions in said["images"].items())
         lines += [
-            f"  artifacts {one['name']} {one['version']}  {one['digest']}",
-            f"    signed by {one['signed_by']}, for {images}",
+            f"  artifacts {said['name']} {said['version']}  {said['digest']}",
+            f"    signed by {said['signed_by']}, for {images}",
         ]
     names = sorted({path.split("/")[0] for path in found.policies})
     lines.append(f"policies: {', '.join(names)}" if names else "no policies")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tallystick.cli import model_options
+from tallystick.cli import model_options, signers
+from tallystick.cli.desks import Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
 from tallystick.core.errors import Misuse
 
@@ -27,29 +28,11 @@ _Path = Annotated[Path, typer.Argument(metavar="MODEL", help="The model: a folde
 @app.command()
 def sign(
     path: _Path,
-    name: Annotated[
-        str | None, typer.Option("--as", help="Who signs: a person of the work directory.")
-    ] = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option(
-            "--workdir", help="The work directory. Default: $TALLY_HOME, else ~/.local/share/tallystick."
-        ),
-    ] = None,
-    keyless: Annotated[
-        bool,
-        typer.Option("--keyless", help="Sign with the public Sigstore, by the OIDC token of the CI system."),
-    ] = False,
-    trust_config: Annotated[
-        Path | None,
-        typer.Option("--trust-config", help="Sign with this Sigstore instead: its ClientTrustConfig."),
-    ] = None,
-    identity_token: Annotated[
-        str | None,
-        typer.Option(
-            "--identity-token", help="With --keyless or --trust-config: an OIDC token, or a file with one."
-        ),
-    ] = None,
+    name: signers.Name = None,
+    workdir: Workdir = None,
+    keyless: signers.Keyless = False,
+    trust_config: signers.TrustConfig = None,
+    identity_token: signers.IdentityToken = None,
     key: Annotated[
         Path | None, typer.Option("--key", help="Sign with this private key instead (PEM): no log, no name.")
     ] = None,
@@ -63,7 +46,7 @@ def sign(
     hash_type: model_options.HashName = "sha256",
     shard_size: model_options.ShardSize = 0,
     ignore: model_options.Ignore = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
+    replace: signers.Replace = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Hash every file of a model and sign the manifest: a Sigstore bundle that `model_signing verify` reads too."""
@@ -83,16 +66,14 @@ def sign(
     if key is not None:
         bundle = _with_key(statement, key)
     else:
-        from tallystick.cli.sign import Who, open_signer
-
-        who = Who(
+        who = signers.Who(
             name=name,
             workdir=workdir,
             keyless=keyless,
             trust_config=trust_config,
             identity_token=identity_token,
         )
-        with open_signer(None, who, clock.now()) as signing:
+        with signers.open_signer(None, who, clock.now()) as signing:
             bundle = signing.statement(statement)
     write_file(place, bundle)
     words = f"signed {len(found.files)} files of {path}: {place}"

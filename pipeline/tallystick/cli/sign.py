@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tallystick.cli import signers
+from tallystick.cli.desks import Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
+from tallystick.cli.signers import Who, open_signer
 from tallystick.core.errors import Misuse, Refused
 
 if TYPE_CHECKING:
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 app = command_app()
 
 _MAX_STATEMENT_BYTES = 256 << 20
-_MAX_TOKEN_BYTES = 1 << 16
-_MAX_CONFIG_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Who:
-    """Who signs, as the options name them."""
-
-    name: str | None
-    workdir: Path | None
-    keyless: bool
-    trust_config: Path | None
-    identity_token: str | None
 
 
 @app.command()
@@ -41,38 +29,18 @@ def sign(
     release: Annotated[
         Path, typer.Argument(help="The release directory that `tally build` made, or any one file.")
     ],
-    name: Annotated[
-        str | None,
-        typer.Option("--as", help="Who signs: a person of the work directory, such as ci-builder."),
-    ] = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option(
-            "--workdir", help="The work directory. Default: $TALLY_HOME, else ~/.local/share/tallystick."
-        ),
-    ] = None,
-    keyless: Annotated[
-        bool,
-        typer.Option("--keyless", help="Sign with the public Sigstore, by the OIDC token of the CI system."),
-    ] = False,
-    trust_config: Annotated[
-        Path | None,
-        typer.Option("--trust-config", help="Sign with this Sigstore instead: its ClientTrustConfig."),
-    ] = None,
-    identity_token: Annotated[
-        str | None,
-        typer.Option(
-            "--identity-token",
-            help="With --keyless or --trust-config: an OIDC token, or a file with one. Default: the CI system's own.",
-        ),
-    ] = None,
+    name: signers.Name = None,
+    workdir: Workdir = None,
+    keyless: signers.Keyless = False,
+    trust_config: signers.TrustConfig = None,
+    identity_token: signers.IdentityToken = None,
     statement: Annotated[
         bool,
         typer.Option(
             "--statement", help="A file that is an in-toto statement, such as a Source VSA: sign it as one."
         ),
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Sign again what is signed already.")] = False,
+    replace: signers.Replace = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Sign every statement of a release, and its index, into RELEASE/bundles; or a file, into FILE.sigstore.json.
@@ -186,62 +154,6 @@ def _look_again(bundles: dict[str, bytes], trusted_root: bytes, now: datetime) -
             bundles[file], signers=(signer,), predicate_type=predicate_type, now=now, what=f"bundles/{file}"
         )
     return signer
-
-
-def _check_claim(release: Path, workdir: Path, name: str) -> None:
-    """Refuse to sign a provenance that says another builder made it: nobody would believe it.
-
-    Raises:
-        Refused: ``sign.builder-id``.
-    """
-    from tallystick.core.files import read_file
-    from tallystick.formats import intoto, slsa
-    from tallystick.signing import people
-
-    _, builder_id = people.describe(workdir, name)
-    data = read_file(release / "statements" / "provenance.json", "provenance", max_bytes=_MAX_STATEMENT_BYTES)
-    said = slsa.parse(intoto.parse(data, "provenance")).builder_id
-    if said != builder_id:
-        message = f"{name} may claim {builder_id or 'no builder.id'}, and the provenance says {said}"
-        raise Refused(message, code="sign.builder-id")
-
-
-def open_signer(release: Path | None, who: Who, now: datetime) -> AbstractContextManager[Signer]:
-    """Return the signer that the options name."""
-    from tallystick.cli import passphrase
-    from tallystick.cli import workdir as workdirs
-    from tallystick.core.files import read_file
-    from tallystick.signing import sigstore
-
-    if who.name is not None:
-        folder = workdirs.place(who.workdir)
-        if release is not None:
-            _check_claim(release, folder, who.name)
-        return sigstore.embedded(folder, who.name, now, passphrase.secret)
-    if who.trust_config is None:
-        token = _token(who.identity_token)
-        return sigstore.keyless(sigstore.public_trust_config(), token)
-    config = read_file(who.trust_config, "client trust config", max_bytes=_MAX_CONFIG_BYTES)
-    return sigstore.keyless(config, _token(who.identity_token))
-
-
-def _token(given: str | None) -> str:
-    """Return the OIDC token: as given, from a file, or the CI system's own."""
-    from tallystick.core.files import read_file
-    from tallystick.signing import sigstore
-
-    if given is None:
-        own = sigstore.ambient_token()
-        if own is None:
-            raise Misuse("no CI system gives a token here; use --identity-token", code="sign.token")
-        return own
-    if given.startswith("eyJ") and given.count(".") == 2:  # a JWT begins with {" in base64
-        return given
-    return (
-        read_file(Path(given), "identity token", max_bytes=_MAX_TOKEN_BYTES)
-        .decode("ascii", "replace")
-        .strip()
-    )
 
 
 def _write(release: Path, bundles: dict[str, bytes]) -> None:
