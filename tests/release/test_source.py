@@ -11,6 +11,7 @@ from release.channels import person
 from release.made import signatory
 from release.test_promotion import approve_as, load, same
 from release.test_rules import ran
+from report import releases
 from sbom import builds
 
 from tallystick.core.errors import NotGenuine, Refused
@@ -35,10 +36,12 @@ def with_commit(folder):
     (folder / "statements/provenance.json").write_bytes(made)
 
 
-def vouched(w, who="bob", *, commit=COMMIT, result=vsa.PASSED, level=2):
+def vouched(
+    w, who="bob", *, commit=COMMIT, result=vsa.PASSED, level=2, repository="git+https://example.org/repo"
+):
     summary = vsa.Summary(
         verifier_id="https://example.org/source",
-        resource_uri="git+https://example.org/repo",
+        resource_uri=repository,
         policy=Resource(uri="https://example.org/policy", digests=(("sha256", "0" * 64),)),
         result=result,
         levels=(f"SLSA_SOURCE_LEVEL_{level}",),
@@ -61,6 +64,36 @@ def propose(w, folder, data):
     return promote.propose_release(
         w.desk(), folder, w.signatories["alice"], w.sign_one("alice"), source_vsa=data
     )
+
+
+def test_a_source_vsa_is_written_on_the_command_line_and_taken(committed, tmp_path, capsys):
+    w, folder = committed
+    policy, out = tmp_path / "policy.md", tmp_path / "source.json"
+    policy.write_text("two people look at every change")
+    common = [
+        "--policy",
+        str(policy),
+        "--policy-uri",
+        "https://example.org/p",
+        "--verifier",
+        "https://example.org/v",
+    ]
+    where = ["--repository", "git+https://example.org/repo", "--ref", "refs/heads/main", "-o", str(out)]
+    arguments = ["provenance", "source-vsa", *where, *common, "--level", "2", "--commit"]
+    assert releases.tally(capsys, *arguments, "abc")[1]["error"]["code"] == "provenance.commit"
+    code, said = releases.tally(capsys, *arguments, COMMIT)
+    assert (code, said["level"]) == (0, 2)
+    statement = json.loads(out.read_bytes())
+    assert statement["subject"][0]["annotations"] == {"sourceRefs": ["refs/heads/main"]}
+    with embedded(w.workdir, "alice", worlds.now()) as signer:
+        propose(w, folder, signer.source_statement(out.read_bytes()))
+
+
+def test_a_commit_of_another_repository_is_not_vouched_for(committed):
+    w, folder = committed
+    with pytest.raises(NotGenuine) as caught:
+        propose(w, folder, vouched(w, repository="git+https://example.org/fork"))
+    assert "release.source.repository" in [one.code for one in caught.value.findings]
 
 
 def test_the_author_of_the_commit_does_not_approve(committed):

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "seeds": ("seeds", "Update, fetch or bundle the pinned inputs of a build."),
     "rebuild": ("rebuild", "Rebuild a release independently and sign a link, or report what differs."),
     "sbom": ("sbom", "Show or check the SBOM of a release; export or merge SBOMs."),
-    "provenance": ("provenance", "Show or check the provenance of a release."),
+    "provenance": ("provenance", "Show or check the provenance of a release; vouch for a commit."),
     "measure": ("measure", "Predict a launch measurement from files; say why two differ."),
     "sign": ("sign", "Sign a release's statements."),
     "keys": ("keys", "Show how private keys are kept; encrypt them; use one in a hardware token."),

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from tallystick.formats.slsa import Provenance
     from tallystick.provenance.check import Checked
 
-app = command_app("Show or check the provenance of a release.")
+app = command_app("Show or check the provenance of a release; vouch for a commit.")
 
+_MAX_POLICY_BYTES = 16 << 20
 ReleaseDir = Annotated[Path, typer.Argument(metavar="DIR", help="The release directory.")]
 
 
@@ -49,6 +50,57 @@ def check(directory: ReleaseDir, as_json: JsonFlag = False) -> None:
             findings=checked.findings,
         )
     emit(_verdict(str(folder.index.digest), checked), _verdict_words(checked), as_json=as_json)
+
+
+@app.command("source-vsa")
+def source_vsa(
+    repository: Annotated[
+        str, typer.Option("--repository", help="The repository: git+https://…, as in the provenance.")
+    ],
+    commit: Annotated[str, typer.Option("--commit", help="The full commit id.")],
+    level: Annotated[int, typer.Option("--level", min=1, max=4, help="SLSA source level that was verified.")],
+    policy: Annotated[
+        Path, typer.Option("--policy", help="What was asked of the source; its digest is named.")
+    ],
+    policy_uri: Annotated[str, typer.Option("--policy-uri", help="Where that policy is published.")],
+    verifier: Annotated[str, typer.Option("--verifier", help="URI of whoever looked.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    refs: Annotated[
+        list[str] | None, typer.Option("--ref", help="A branch with the commit: refs/heads/main.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the Source VSA of a commit. `tally sign FILE --statement` signs it; `tally promote --source-vsa` takes it.
+
+    Whoever signs says that the commit was made under the controls of that level, and then approves no release of it.
+    """
+    import re
+
+    from tallystick.cli import clock
+    from tallystick.core.digests import Digest
+    from tallystick.core.errors import Misuse
+    from tallystick.core.files import read_file, write_file
+    from tallystick.formats.slsa import Resource
+    from tallystick.release import source
+
+    if not re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", commit):
+        raise Misuse(f"{commit!r} is no full commit id in lower-case hex", code="provenance.commit")
+    asked = Resource(
+        uri=policy_uri,
+        digests=(("sha256", Digest.of(read_file(policy, "policy", max_bytes=_MAX_POLICY_BYTES)).hex),),
+    )
+    data = source.make(
+        repository=repository,
+        commit=commit,
+        refs=refs or (),
+        level=level,
+        verifier=verifier,
+        policy=asked,
+        now=clock.now(),
+    )
+    write_file(out, data)
+    found = {"file": str(out), "digest": str(Digest.of(data)), "commit": commit, "level": level}
+    emit(found, f"{out}: commit {commit[:12]} at source level {level}", as_json=as_json)
 
 
 def _verdict(release: str, checked: Checked) -> dict[str, Any]:

@@ -77,9 +77,15 @@ def parse(data: bytes, what: str = _WHAT) -> Statement:
 
 
 def make(
-    subjects: Iterable[tuple[str, Mapping[str, str]]], predicate_type: str, predicate: Mapping[str, Any]
+    subjects: Iterable[tuple[str, Mapping[str, str]]],
+    predicate_type: str,
+    predicate: Mapping[str, Any],
+    annotations: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return the RFC 8785 bytes of a statement over ``subjects`` (name, digests by algorithm name).
+
+    Args:
+        annotations: of every subject; a Source VSA names the branches there.
 
     Raises:
         ValueError: what was given is no statement that :func:`parse` reads back, or holds a value that
@@ -87,9 +93,10 @@ def make(
     """
     import rfc8785
 
+    noted = {"annotations": dict(annotations)} if annotations else {}
     document: dict[str, Any] = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": dict(digests)} for name, digests in subjects],
+        "subject": [{"name": name, "digest": dict(digests)} | noted for name, digests in subjects],
         "predicateType": predicate_type,
         "predicate": dict(predicate),
     }

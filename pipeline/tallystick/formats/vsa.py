@@ -59,9 +59,13 @@ class Summary:
         }
 
 
-def make(subjects: Iterable[tuple[str, Mapping[str, str]]], summary: Summary) -> bytes:
-    """Return the RFC 8785 bytes of the statement that ``summary`` is about ``subjects``."""
-    data = intoto.make(subjects, PREDICATE_TYPE, summary.document())
+def make(
+    subjects: Iterable[tuple[str, Mapping[str, str]]],
+    summary: Summary,
+    annotations: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the RFC 8785 bytes of the statement that ``summary`` is about ``subjects``; ``annotations`` as theirs."""
+    data = intoto.make(subjects, PREDICATE_TYPE, summary.document(), annotations)
     parse(intoto.parse(data))
     return data
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
 from tallystick.formats import intoto, slsa, vsa
+from tallystick.formats.slsa import Resource
 from tallystick.release import names
 from tallystick.release.records import Person, VerifiedRelease
 from tallystick.signing.records import Trust, VerifiedStatement
@@ -36,12 +37,14 @@ def verify(
         data, signers=trust.promoters, predicate_type=vsa.PREDICATE_TYPE, now=now, what=file
     )
     statement = intoto.parse(found.payload)
-    said, commit = vsa.parse(statement), commit_of(provenance)
+    said, commit, uri = vsa.parse(statement), commit_of(provenance), _repository(provenance)
     findings = []
     subjects = {dict(subject.digests).get("gitCommit", "") for subject in statement.subjects}
     if not commit or subjects != {commit}:
         want, got = commit or "a commit in the provenance", ", ".join(sorted(subjects)) or "none"
         findings.append(Finding("release.source.commit", file, want=want, got=got))
+    if commit and said.resource_uri != uri:  # the same commit id says nothing about where it was reviewed
+        findings.append(Finding("release.source.repository", file, want=uri, got=said.resource_uri))
     if said.result != vsa.PASSED:
         findings.append(Finding("release.source.result", file, want=vsa.PASSED, got=said.result))
     if findings:
@@ -54,6 +57,45 @@ def commit_of(provenance: VerifiedStatement) -> str:
     stated = slsa.parse(intoto.parse(provenance.payload))
     found = [one.digest("gitCommit") for one in stated.dependencies if one.name == "source"]
     return found[0] if len(found) == 1 else ""
+
+
+def _repository(provenance: VerifiedStatement) -> str:
+    stated = slsa.parse(intoto.parse(provenance.payload))
+    return next((one.uri for one in stated.dependencies if one.name == "source"), "")
+
+
+def make(
+    *,
+    repository: str,
+    commit: str,
+    refs: Iterable[str],
+    level: int,
+    verifier: str,
+    policy: Resource,
+    now: datetime,
+) -> bytes:
+    """Return the statement that vouches for ``commit``: the Source VSA, which somebody then signs.
+
+    Args:
+        repository: as the provenance's ``source`` names it: "git+https://…".
+        refs: branches that the commit is on: "refs/heads/main".
+        level: of the source track, 1 to 4.
+        verifier: URI of whoever looked.
+        policy: what was asked of the source: its URI and digest.
+    """
+    summary = vsa.Summary(
+        verifier_id=verifier,
+        time_verified=now,
+        resource_uri=repository,
+        policy=policy,
+        result=vsa.PASSED,
+        levels=(f"SLSA_SOURCE_LEVEL_{level}",),
+        slsa_version=vsa.SLSA_VERSION,
+    )
+    listed = list(refs)
+    return vsa.make(
+        [(repository, {"gitCommit": commit})], summary, {"sourceRefs": listed} if listed else None
+    )
 
 
 def level(found: VerifiedStatement) -> int:
