@@ -110,6 +110,39 @@ def test_attesting_again_with_the_same_key_renews_and_another_key_does_not(runni
     assert (leaf["event"], leaf["lease"], leaf["until"]) == ("renewed", lease.id, "2026-11-22T12:08:20Z")
 
 
+def test_a_holder_that_runs_another_release_by_now_is_another_workload(running, pair):
+    running.world.publish(release(), release("b"))
+    fetched(running, pair=pair)
+    (said,) = renew(running, pair, Machine(image="b"))
+    assert (said["state"], said["reasons"]) == ("ended", ["lease.release"])
+    cookie, _ = running.attest(Machine(image="b"), pair)
+    assert running.fetch(cookie).status == 200
+
+
+def test_a_holder_that_the_policy_refuses_by_now_loses_the_lease(running, pair):
+    fetched(running, pair=pair)
+    (said,) = renew(running, pair, Machine(changed={"pcr04": "ab" * 32}))
+    assert (said["state"], said["reasons"]) == ("ended", ["tpm.pcr04.mismatch"])
+
+
+def test_a_lease_does_not_outlast_the_channels_word(world, pair):
+    world.clock.at = NOW + timedelta(days=7) - timedelta(seconds=120)  # the timestamp ends in two minutes
+    with world.running() as running:
+        fetched(running, pair=pair)
+        (lease,) = held(running)
+        assert (lease.expires_at, lease.because) == (NOW + timedelta(days=7), "release.channel.expired")
+
+
+def test_an_ended_lease_is_not_brought_back_by_a_renewal_that_was_under_way(running, pair):
+    fetched(running, pair=pair)
+    (lease,) = held(running)
+    over = leases.ended(lease, (leases.Finding("release.revoked", "r", "a", "b"),), now=NOW)
+    with running.broker.store.batch() as batch:
+        assert lease_table.change(batch.connection, over)
+        assert not lease_table.change(batch.connection, replace(lease, expires_at=NOW + timedelta(days=1)))
+    assert held(running)[0].reasons == ("release.revoked",)
+
+
 def test_who_comes_too_late_has_lost_the_lease(running, pair):
     fetched(running, pair=pair)
     running.world.clock.forward(seconds=299)
