@@ -120,6 +120,24 @@ def test_a_brokers_keys_leases_refusals_and_log(refusing):
     board.render(made)
 
 
+def test_refusals_are_explained_once_and_the_newest_come_first(refusing, monkeypatch):
+    sources = _sources(refusing)
+    (first,) = composing.board(sources, NOW).refusals
+    with refusing.running() as running:
+        cookie, _ = running.attest(Machine(image="c"), TeeKeyPair.make())
+        running.fetch(cookie)
+    explained = []
+    real = composing._refusal
+    monkeypatch.setattr(
+        composing, "_refusal", lambda home, name, known: explained.append(name) or real(home, name, known)
+    )
+    made = composing.board(sources, NOW)
+    assert [one.decision for one in made.refusals] == [*explained, first.decision]
+    assert len(explained) == 1
+    monkeypatch.setattr(composing, "_REFUSALS", 1)
+    assert [one.decision for one in composing.board(sources, NOW).refusals] == explained
+
+
 def test_a_channel_that_does_not_verify_shows_nothing_of_it(refusing):
     metadata = refusing.channel.folder.path / "metadata"
     (metadata / "timestamp.json").write_text("{}")

@@ -32,13 +32,14 @@ _DEVELOPMENT = "Development roots: the Sigstore that signed this is embedded. No
 
 @dataclass(slots=True, kw_only=True)
 class Sources:
-    """Where a page comes from. It remembers the last verified releases: to verify them takes seconds."""
+    """Where a page comes from. It remembers verified releases and explained refusals: to make them takes seconds."""
 
     channel: str
     folder: Path  # the channel's TUF repository
     trust: Trust
     home: Home | None = None  # the broker's folder; None: there is none
     _seen: tuple[int, VerifiedChannel] | None = field(default=None, init=False)
+    _explained: dict[str, DecisionView] = field(default_factory=dict, init=False)  # of decisions, which stay
 
     def verified(self, state: State, now: datetime) -> VerifiedChannel:
         """Return the channel with every release verified, once for each version of its metadata."""
@@ -47,7 +48,18 @@ class Sources:
         version = state.timestamp.signed.version
         if self._seen is None or self._seen[0] != version:
             self._seen = (version, channel.load(self.folder, self.channel, self.trust, now, max_age=None))
+            self._explained = {}  # another release may be known by now
         return self._seen[1]
+
+    def refusals(
+        self, home: Home, names: Sequence[str], known: Sequence[VerifiedRelease]
+    ) -> tuple[DecisionView, ...]:
+        """Return refusals with their explanations; the proof is to the head of when it was first shown."""
+        self._explained = {
+            name: self._explained[name] if name in self._explained else _refusal(home, name, known)
+            for name in names
+        }
+        return tuple(self._explained.values())
 
 
 def board(sources: Sources, now: datetime) -> Board:
@@ -76,7 +88,7 @@ def board(sources: Sources, now: datetime) -> Board:
             made = _with_releases(made, found)
     if sources.home is not None:
         with _trouble("broker", troubles):
-            made = _with_broker(made, sources.home, state, known, endings)
+            made = _with_broker(made, sources, sources.home, state, known, endings)
     return replace(made, troubles=tuple(troubles))
 
 
@@ -157,6 +169,7 @@ def _with_releases(made: Board, found: VerifiedChannel) -> Board:
 
 def _with_broker(
     made: Board,
+    sources: Sources,
     home: Home,
     state: PolicyState | None,
     known: Sequence[VerifiedRelease],
@@ -180,7 +193,8 @@ def _with_broker(
         made = replace(
             made, notes=(*made.notes, f"Decisions are counted in the last {_LEAVES:,} leaves of the log.")
         )
-    return _with_decisions(replace(made, log=log), home, last, known)
+    made, refused = _counted(replace(made, log=log), last)
+    return replace(made, refusals=sources.refusals(home, refused, known))
 
 
 def _with_leases(made: Board, store: Store, state: PolicyState | None, endings: Sequence[Ending]) -> Board:
@@ -222,15 +236,14 @@ def _own_ends(endings: Sequence[Ending], stops: Sequence[Stop]) -> Iterator[Endi
             yield Ending(at=stop.at, kind="evidence", what=what, then="attested anew, or not renewed")
 
 
-def _with_decisions(
-    made: Board, home: Home, last: Sequence[StoredDecision], known: Sequence[VerifiedRelease]
-) -> Board:
+def _counted(made: Board, last: Sequence[StoredDecision]) -> tuple[Board, list[str]]:
+    """Return the page with its decisions counted, and the refusals to explain, newest first."""
     from tallystick.broker.decisions import Kind, parse_leaf
 
     kinds = [parse_leaf(kept.leaf)["kind"] for kept in last]
     refused = [kept.decision for kept, kind in zip(last, kinds, strict=True) if kind == Kind.REFUSAL.value]
-    explained = tuple(_refusal(home, name, known) for name in reversed(refused[-_REFUSALS:]))
-    return replace(made, refusals=explained, refused=len(refused), released=kinds.count(Kind.RELEASE.value))
+    counted = replace(made, refused=len(refused), released=kinds.count(Kind.RELEASE.value))
+    return counted, refused[: -_REFUSALS - 1 : -1]
 
 
 def _refusal(home: Home, decision: str, known: Sequence[VerifiedRelease]) -> DecisionView:

@@ -42,7 +42,7 @@ KINDS = {  # kind -> what it is; the catalogue names no other
     "log-head": "root of the transparency log",
 }
 NOT_COVERED = (
-    "Attestation says which code was launched, not that the code is right: faults of a promoted release are attested too.",
+    "Attestation says which code was launched, not that the code is right: faults of a release are attested with it.",
     "The hardware maker is trusted: whoever can forge its signatures can forge evidence.",
     "Side channels, physical attacks beyond the maker's claims, denial of service by the host, and traffic analysis.",
     "A key that left can not be called back; revocation stops the next release of it.",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from tallystick.broker.decisions import Kind, parse_leaf
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine
+from tallystick.release import roles
 from tallystick.release.metadata import Read, State
 from tallystick.report.dossier import Item
 from tallystick.tlog.mark import Head
@@ -55,8 +56,11 @@ def of_channel(state: State, read: Read) -> Iterator[Item]:
     yield _metadata(read, f"metadata/{root.version}.root.json", "people", f"keys of {people}")
     for role, document in sorted(state.delegated.items()):
         signed = document.signed
-        name = f"metadata/{signed.version}.{role}.json"
-        yield _metadata(read, name, "approval", f"{role}, version {signed.version}")
+        if (
+            role in roles.SHARED and signed.version > 1
+        ):  # the first is empty, and a revocation is one person's word
+            name = f"metadata/{signed.version}.{role}.json"
+            yield _metadata(read, name, "approval", f"{role}, version {signed.version}")
         for path, target in sorted(signed.targets.items()):
             yield from _target(read, path, Digest.parse(f"sha256:{target.hashes['sha256']}"))
 
