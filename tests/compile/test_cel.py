@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.compile.logic.formula import ABSENT, evaluate
-from tallystick.compile.targets.gcp_wif import cel, emit, target, truth
+from tallystick.compile.targets.gcp_wif import cel, emit, prove, truth
 from tallystick.compile.targets.gcp_wif.engines import engines
 from tallystick.core.errors import Malformed
 from tallystick.core.expect import Exactly, Excludes, Expect, Includes, NoneOf, OneOf, Only
@@ -70,11 +70,11 @@ def test_a_whole_condition_with_claims_changed(data):
         "submods.gce.zone": "europe-west4-a",
         "swname": "CONFIDENTIAL_SPACE",
     }
-    assert all(engine(target.token(good)) for engine in engines(text).values())
+    assert all(engine(prove.token(good)) for engine in engines(text).values())
     for name in data.draw(st.sets(st.sampled_from(sorted(good)), max_size=2)):
         good[name] = data.draw(values)
     ours = evaluate(truth.truth(cel.read(text)).true, good)
-    assert {engine(target.token(good)) for engine in engines(text).values()} == {ours}
+    assert {engine(prove.token(good)) for engine in engines(text).values()} == {ours}
 
 
 @pytest.mark.parametrize(
