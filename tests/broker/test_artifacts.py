@@ -330,6 +330,12 @@ def test_a_damaged_artifact_release_is_not_proposed(scene, damage, code):
 
 def test_only_its_signers_words_count(scene):
     first = scene.encrypt("1")
+    ask = ("artifact", "verify", first, "--workdir", scene.world.workdir)
+    assert refused(*ask) == (5, "artifact.file.missing")
+    scene.sign(first)
+    code, said = tally(*ask)
+    assert (code, said["genuine"], said["signer"]["san"]) == (0, True, "model-owner@example.org")
+    shutil.rmtree(first / "bundles")
     scene.sign(first, "alice")
     with pytest.raises(NotGenuine) as caught:
         scene.promote(first)

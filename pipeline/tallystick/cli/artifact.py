@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tallystick.cli import signers
-from tallystick.cli.desks import Workdir
+from tallystick.cli.desks import TrustFile, Workdir
 from tallystick.cli.output import JsonFlag, command_app, emit
 from tallystick.core.errors import Misuse
 
@@ -133,6 +133,36 @@ def sign(
     signer_document = {"signer": {"san": identity.san, "issuer": identity.issuer}}
     words = f"signed {manifest.name} {manifest.version} as {identity.san}\n{manifest.digest}"
     emit(_document(directory, manifest) | signer_document, words, as_json=as_json)
+
+
+@app.command()
+def verify(
+    directory: _Dir,
+    trust: TrustFile = None,
+    workdir: Workdir = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Decide as of this RFC 3339 time. Default: now.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Verify who signed an artifact release, its SBOM, and every file of it. No key is needed, nothing is fetched."""
+    from tallystick.cli import clock
+    from tallystick.cli import workdir as workdirs
+    from tallystick.release import artifact_verify
+    from tallystick.signing import trust as trust_file
+    from tallystick.signing.verify import Verifier
+
+    now, pinned = clock.at(at), trust_file.load(trust or workdirs.place(workdir) / "trust.json")
+    read = artifact_verify.from_folder(directory)
+    found = artifact_verify.verify(read, pinned, now, Verifier(pinned.sigstore_root), f"{directory}/")
+    artifact_verify.check_files(directory, found.manifest)
+    signer = dict(found.statements)["artifacts"].signer
+    document = _document(directory, found.manifest) | {
+        "genuine": True,
+        "signer": {"san": signer.san, "issuer": signer.issuer},
+        "findings": [],
+    }
+    emit(document, f"genuine, signed by {signer.san}\n{_words(found.manifest)}", as_json=as_json)
 
 
 @app.command()
