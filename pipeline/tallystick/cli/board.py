@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from tallystick.core.errors import TallystickError
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
     from tallystick.broker.config import Home
     from tallystick.broker.forecast import Ending, Stop
     from tallystick.broker.policies import PolicyState
@@ -65,6 +63,7 @@ class Sources:
 def board(sources: Sources, now: datetime) -> Board:
     """Return the page as of ``now``. What can not be verified is named in its place, and nothing of it is shown."""
     from tallystick import __version__
+    from tallystick.cli import forecast as forecasting
     from tallystick.report import board_gather
     from tallystick.report.board_records import Board
 
@@ -74,12 +73,9 @@ def board(sources: Sources, now: datetime) -> Board:
     state: PolicyState | None = None
     known: Sequence[VerifiedRelease] = ()
     endings: Sequence[Ending] = ()
-    with _trouble("policies in force", troubles):
-        state = _in_force(sources, now)
-        made = _with_policies(made, state)
     with _trouble("channel", troubles):
-        metadata = _metadata(sources, now)
-        made = _with_channel(made, sources, metadata)
+        metadata, state = forecasting.verified(sources.folder, sources.channel, sources.trust, now)
+        made = _with_channel(_with_policies(made, state), sources, metadata)
         endings = _endings(sources, metadata, state)
         made = replace(made, ends=board_gather.ends(endings))
         with _trouble("releases", troubles):
@@ -102,26 +98,6 @@ def _trouble(part: str, troubles: list[Trouble]) -> Iterator[None]:
         troubles.append(Trouble(part=part, message=error.message, findings=error.findings))
 
 
-def _in_force(sources: Sources, now: datetime) -> PolicyState:
-    from tallystick.broker.opening import channel_loader
-    from tallystick.broker.policies import state_of
-    from tallystick.policy import document
-    from tallystick.release.records import HighWater
-    from tallystick.release.tuf import Folder
-
-    load = channel_loader(sources.trust, sources.channel)
-    return state_of(load(Folder(sources.folder).read, now, HighWater()), sources.channel, document.read)
-
-
-def _metadata(sources: Sources, now: datetime) -> State:
-    from tallystick.release.channel import pinned_root
-    from tallystick.release.records import HighWater
-    from tallystick.release.tuf import Folder
-
-    root = pinned_root(sources.trust, sources.channel)
-    return Folder(sources.folder).verify(root, sources.channel, now, HighWater(), None)
-
-
 def _with_policies(made: Board, state: PolicyState) -> Board:
     from tallystick.report import board_gather
 
@@ -140,22 +116,17 @@ def _with_channel(made: Board, sources: Sources, metadata: State) -> Board:
     return replace(made, state=board_gather.channel(metadata, waiting, revoked=said.revocations))
 
 
-def _endings(sources: Sources, metadata: State, state: PolicyState | None) -> list[Ending]:
+def _endings(sources: Sources, metadata: State, state: PolicyState) -> list[Ending]:
     from tallystick.broker import forecast
+    from tallystick.cli.forecast import pinned_certificates
 
     return [
         *forecast.of_channel(metadata),
-        *forecast.of_policies(state.policies if state is not None else ()),
-        *forecast.of_certificates(_pinned(sources.trust), "nothing that chains to it is believed"),
+        *forecast.of_policies(state.policies),
+        *forecast.of_certificates(
+            pinned_certificates(sources.trust), "nothing that chains to it is believed"
+        ),
     ]
-
-
-def _pinned(trust: Trust) -> Iterator[tuple[str, x509.Certificate]]:
-    from tallystick.evidence.chain import load_certificate
-
-    for one in trust.endorsers:
-        for der in one.certificates:
-            yield f"{one.kind} {one.label} of the trust file", load_certificate(der, one.label)
 
 
 def _with_releases(made: Board, found: VerifiedChannel) -> Board:

@@ -72,7 +72,7 @@ def forecast(
     until = None if within is None else now + _span(within)
     home = workdirs.place(workdir)
     pinned = desks.load_trust(home, trust)
-    state, policies = _channel(channel_dir or desks.channel_folder(home, channel), channel, pinned, now)
+    state, policies = verified(channel_dir or desks.channel_folder(home, channel), channel, pinned, now)
     stops = [
         forecasting.stop_of(one, policies, now)
         for one in (*_leases(workdir, channel, now), *_recorded(evidence))
@@ -81,7 +81,7 @@ def forecast(
         *forecasting.of_channel(state),
         *forecasting.of_policies(policies.policies),
         *forecasting.of_endorsements(_parts(endorsements or [], pinned, bundle_key)),
-        *forecasting.of_certificates(_pinned(pinned), "nothing that chains to it is believed"),
+        *forecasting.of_certificates(pinned_certificates(pinned), "nothing that chains to it is believed"),
         *forecasting.of_certificates(_own(home), "attestation keys that it certified are not believed"),
     ]
     found = forecasting.with_stops(endings, stops)
@@ -105,7 +105,7 @@ def _span(text: str) -> timedelta:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _channel(folder: Path, channel: str, trust: Trust, now: datetime) -> tuple[State, PolicyState]:
+def verified(folder: Path, channel: str, trust: Trust, now: datetime) -> tuple[State, PolicyState]:
     """Return the channel's verified metadata, and the policies that decide."""
     from tallystick.broker.opening import channel_loader
     from tallystick.broker.policies import state_of
@@ -139,7 +139,8 @@ def _parts(files: Sequence[Path], trust: Trust, key: Path | None) -> list[Part]:
     return parts
 
 
-def _pinned(trust: Trust) -> Iterator[tuple[str, x509.Certificate]]:
+def pinned_certificates(trust: Trust) -> Iterator[tuple[str, x509.Certificate]]:
+    """Yield the certificates that a trust file pins, each with where it is."""
     from tallystick.evidence.chain import load_certificate
 
     for one in trust.endorsers:
