@@ -71,6 +71,17 @@ def test_systemd_takes_the_unit(tmp_path):
     assert (said.returncode, ours) == (0, []), said.stderr
 
 
+def test_systemd_finds_little_that_the_service_may_do(tmp_path):
+    """Its own score, from 0 to 100: what is left is the network, sockets and the host's files, read-only."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on this machine")
+    place = tmp_path / UNIT.name
+    place.write_text(UNIT.read_text().replace("/opt/tallystick/bin/tally", "/bin/true"))
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=12", "--no-pager", place]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
 def test_the_unit_keeps_keys_in_the_process():
     lines = set(UNIT.read_text().splitlines())
     for line in (
