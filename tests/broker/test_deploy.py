@@ -28,14 +28,19 @@ def _known():
     return set(re.findall(r"--[a-z-]+", shown.stdout))
 
 
-def _manifests():
-    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+def _manifests(name="kubernetes.yaml"):
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
-def test_both_start_the_service_with_options_that_it_has():
+def _pod(manifests):
+    (found,) = (m for m in manifests if m["kind"] in ("StatefulSet", "Deployment"))
+    return found["spec"]["template"]["spec"]
+
+
+def test_all_start_the_service_with_options_that_it_has():
     start = re.search(r"ExecStart=(.*?)\n[A-Z]", UNIT.read_text(), re.DOTALL)[1]
-    pod = next(m for m in _manifests() if m["kind"] == "StatefulSet")["spec"]["template"]["spec"]
-    for words in (start.split(), pod["containers"][0]["args"]):
+    pods = [_pod(_manifests()), _pod(_manifests("kubernetes-replicas.yaml"))]
+    for words in (start.split(), *(pod["containers"][0]["args"] for pod in pods)):
         assert len(_options(words)) > 7
         assert _options(words) <= _known()
 
@@ -97,10 +102,10 @@ def test_the_unit_keeps_keys_in_the_process():
         assert line in lines
 
 
-def test_the_pods_are_restricted():
-    """Kubernetes, Pod Security Standards, "Restricted"; and no token, no way out, secrets in memory alone."""
-    found = {(m["kind"], m["metadata"]["name"]): m for m in _manifests()}
-    pod = found["StatefulSet", "broker"]["spec"]["template"]["spec"]
+@pytest.mark.parametrize("name", ["kubernetes.yaml", "kubernetes-replicas.yaml"])
+def test_the_pods_are_restricted(name):
+    """Kubernetes, Pod Security Standards, "Restricted"; and no token, secrets in memory alone."""
+    pod = _pod(_manifests(name))
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -111,8 +116,36 @@ def test_the_pods_are_restricted():
         assert context["capabilities"] == {"drop": ["ALL"]}
         volumes = {volume["name"] for volume in pod["volumes"]} | {"state"}
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
-    assert found["NetworkPolicy", "broker"]["spec"]["egress"] == []
     kinds = {volume["name"]: volume for volume in pod["volumes"]}
-    assert kinds["credentials"]["emptyDir"] == {"medium": "Memory"}
+    secret = "credentials" if name == "kubernetes.yaml" else "home"
+    assert kinds[secret]["emptyDir"] == {"medium": "Memory"}
     (probe,) = (container["readinessProbe"] for container in pod["containers"])
     assert probe["httpGet"]["path"] == "/readyz"
+
+
+def test_one_broker_asks_nobody_and_replicas_their_database_and_witness_alone():
+    alone, replicas = (
+        next(m for m in _manifests(name) if m["kind"] == "NetworkPolicy")["spec"]
+        for name in ("kubernetes.yaml", "kubernetes-replicas.yaml")
+    )
+    assert alone["egress"] == []
+    assert {port["port"] for rule in replicas["egress"] for port in rule["ports"]} == {5432, 443, 53}
+    assert all(rule["to"] for rule in replicas["egress"])
+
+
+def test_what_the_readme_calls_are_commands():
+    """Every option of `tally broker` that the page shows is one."""
+    from typer.main import get_command
+
+    from tallystick.cli.broker import app
+
+    text = (DEPLOY / "README.md").read_text()
+    known = get_command(app).commands
+    for name, rest in re.findall(r"^tally broker (\w+) (.*?)(?:#.*)?$", text, re.MULTILINE):
+        command = known[name]
+        options = (
+            {option for parameter in command.params for option in parameter.opts}
+            if not hasattr(command, "commands")
+            else None
+        )
+        assert options is None or _options(rest.split()) <= options, name
