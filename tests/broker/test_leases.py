@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -424,6 +424,28 @@ def test_a_machine_that_the_policy_refuses_gets_no_token(running, pair):
     assert (reply.status, reply.code.startswith("tpm.")) == (403, True)
     assert running.world.leaves()[-1]["kind"] == "refusal"
     assert running.ask("POST", TOKEN_PATH, b"[]", cookie=cookie).status == 400
+
+
+# The gate, on a real broker's word
+
+
+@pytest.mark.parametrize(("image", "code"), [("a", Exit.OK), ("b", Exit.REFUSED)])
+def test_the_gate_passes_when_the_broker_affirms_the_machine(running, monkeypatch, capsys, image, code):
+    machine = running.certify(Machine(image=image))
+
+    @contextmanager
+    def prover(client, tee, devices):
+        yield machine.quote
+
+    monkeypatch.setattr("tallystick.attester.collectors.prover", prover)
+    (running.world.folder / "init.toml").write_text(machine.init_data)
+    init = ["--init-data", str(running.world.folder / "init.toml")]
+    assert _run(["attest", "gate", "--broker", running.url, "--tee", "tpm", "--once", *init]) == code
+    said = capsys.readouterr()
+    assert ("the appraisal passes" in said.out, "[attest.not-affirming]" in said.err) == (
+        not code,
+        bool(code),
+    )
 
 
 # Recorded evidence

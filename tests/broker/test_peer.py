@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
+import signal
 import ssl
 import threading
 from contextlib import contextmanager
@@ -215,6 +217,27 @@ def test_nothing_passes_before_the_appraisal_does_and_nothing_after_it_fails(wor
         status, body = ask(port, "POST", "/v1/chat", b"a prompt")
         assert (status, json.loads(body)["code"]) == (503, "release.revoked")
         assert ask(port, "GET", cmw.PATH)[0] == 503  # a gate without TLS shows no evidence
+
+
+def test_the_gate_appraises_now_and_then_until_it_is_told_to_stop():
+    gate, seen = front.Gate(), []
+    server = front.server(("127.0.0.1", 0), gate)
+    port = server.server_address[1]
+
+    def appraised() -> None:
+        seen.append(ask(port, "GET", "/readyz")[0])
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if len(seen) == 2:
+            raise Refused("not any more", code="release.revoked")
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        attest_peer._serve(server, gate, appraised, 0.02)
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert seen == [503, 200, 503]
 
 
 def test_a_gate_with_a_workload_that_is_not_there_says_so(tls):
