@@ -273,6 +273,15 @@ def test_a_policy_that_still_permits_it_leaves_the_lease_alone(running, pair):
     assert drifted(running, pair).state(NOW) is State.LIVE
 
 
+def test_between_two_attestations_the_age_of_the_evidence_ends_no_lease(world, pair):
+    world.publish(release(), max_age_seconds=60)
+    with world.running() as running:
+        fetched(running, pair=pair)
+        world.clock.forward(seconds=200)
+        world.publish(release(), release("b"), max_age_seconds=60)
+        assert drifted(running, pair).state(world.clock.at) is State.LIVE
+
+
 def test_a_sweep_that_is_killed_goes_on_where_it_was(running, monkeypatch):
     for _ in range(3):
         fetched(running)
