@@ -46,8 +46,8 @@ func main() {
 			Connection: &logical.Connection{},
 		})
 	}
-	write := func(path string, data map[string]any) {
-		response, err := ask(logical.UpdateOperation, path, data)
+	write := func(operation logical.Operation, path string, data map[string]any) {
+		response, err := ask(operation, path, data)
 		if err != nil {
 			fail(fmt.Errorf("%s: %w", path, err))
 		}
@@ -55,9 +55,9 @@ func main() {
 			fail(fmt.Errorf("%s: %w", path, response.Error()))
 		}
 	}
-	write("config", asked.Config)
+	write(logical.UpdateOperation, "config", asked.Config)
 	for name, role := range asked.Roles {
-		write("role/"+name, role)
+		write(logical.CreateOperation, "role/"+name, role)
 	}
 	answers := make([][]string, 0, len(asked.Logins))
 	for _, login := range asked.Logins {
@@ -66,7 +66,7 @@ func main() {
 			answers = append(answers, nil)
 			continue
 		}
-		answers = append(answers, response.Auth.Policies)
+		answers = append(answers, append([]string{}, response.Auth.Policies...))
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(answers); err != nil {
 		fail(err)
