@@ -20,6 +20,7 @@ from tallystick.compile.rollout import Do
 from tallystick.compile.rollout_progress import Progress
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Exit, Misuse, TallystickError
+from tallystick.release import revoke
 
 
 def _progress(old, new, canary=100, running=None):
@@ -223,6 +224,19 @@ def test_a_revocation_between_two_steps_halts_it_for_good(folders, tmp_path, cap
     assert (code, said["error"]["code"]) == (Exit.REFUSED, "rollout.halted")
     assert said["error"]["findings"][0]["code"] == "rollout.unrevokes"
     assert run([*asked, "--go"], capsys)[0] == Exit.REFUSED  # and it is not forgotten
+    assert (tmp_path / "log").read_text() == "apply north\n"
+
+
+def test_the_channel_is_asked_before_every_step_and_its_word_is_kept(real, folders, tmp_path, capsys):
+    asked = _asked(folders, tmp_path, "--canary", "50", "--run", str(_program(tmp_path, LOG)))
+    of_channel = [*real.arguments(*asked, "--channel", "staging"), "--go"]
+    assert run(of_channel, capsys)[1]["state"] == "paused"
+    (release,) = {one[0] for one in json.loads((tmp_path / "state.json").read_text())["running"]}
+    world = real.world
+    revoke.revoke(world.desk(), Digest.parse(release), world.signatories["bob"], world.online, "a test")
+    code, said = run(of_channel, capsys)
+    assert (code, said["error"]["code"]) == (Exit.REFUSED, "rollout.halted")
+    assert run([*asked, "--go"], capsys)[0] == Exit.REFUSED  # whoever goes on, and without asking the channel
     assert (tmp_path / "log").read_text() == "apply north\n"
 
 

@@ -91,6 +91,11 @@ def test_what_holds_holds_and_each_change_is_seen():
     assert _checked(document, PLACES) == {"dossier.altered"}
 
 
+def test_a_dossier_of_another_channel_is_none_of_this_one():
+    document = {**made(WHOLE).document(), "channel": "production"}
+    assert _checked(document, PLACES) == {"dossier.channel"}
+
+
 def test_a_line_can_not_be_painted_green():
     document = made([one for one in WHOLE if one.kind != "sbom"]).document()
     for one in document["frameworks"]:
