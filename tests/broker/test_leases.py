@@ -307,6 +307,16 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(running, monkeypatch):
     assert sorted(leaves) == sorted(one.id for one in held(running))
 
 
+def test_two_replicas_that_judge_at_once_log_one_end(running, pair):
+    fetched(running, pair=pair)
+    running.world.revoke(release())
+    state = running.broker.policies.current(NOW)
+    found = [running.broker.leasing._drifted(held(running)[0], state, NOW) for _ in range(2)]
+    for one in found:
+        running.broker.leasing._end([one], NOW)
+    assert [leaf["event"] for leaf in running.world.leaves() if leaf["kind"] == "lease"] == ["ended"]
+
+
 # Drains
 
 
