@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from compile.realworld import policy, run
 from compile.test_rollout import BROKERS, _form, _pair, images
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy.policyworld import digest
 
@@ -63,9 +63,25 @@ class Killed(Exception):
     pass
 
 
-@given(old=images, new=images, canary=st.integers(1, 100), crashes=st.lists(st.integers(0, 30), max_size=6))
+broken_off = given(
+    old=images, new=images, canary=st.integers(1, 100), crashes=st.lists(st.integers(0, 30), max_size=6)
+)
+
+
+@broken_off
 def test_broken_off_anywhere_it_goes_on_and_strands_nothing(old, new, canary, crashes):
     """Killed before a step is written down, after it, after it was done: what is on disk is all that is left."""
+    _broken_off(old, new, canary, crashes)
+
+
+@pytest.mark.soak
+@settings(max_examples=10_000, deadline=None)
+@broken_off
+def test_ten_thousand_rollouts_are_broken_off_and_go_on(old, new, canary, crashes):
+    _broken_off(old, new, canary, crashes)
+
+
+def _broken_off(old, new, canary, crashes):
     made = _progress(old, new, canary)
     disk, world, acted, moment = rollout_progress.dump(made), World(old, new, made), [], 0
 
