@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tallystick.broker import lease_table
 from tallystick.core.errors import TallystickError
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class _State:
         yield GaugeMetricFamily(
             "tally_broker_sessions", "Attested sessions that this process remembers.", len(broker.sessions)
         )
+        with broker.store.reading() as connection:
+            held = sum(lease_table.counts(connection, broker.clock.now()).values())
+        yield GaugeMetricFamily("tally_broker_leases", "Leases that hold.", held)
         try:
             state = broker.policies.current(now := broker.clock.now())
         except TallystickError:
