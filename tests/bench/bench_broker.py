@@ -363,14 +363,14 @@ def _policies() -> Figure:
     from broker.world import release
     from policy import policyworld
 
-    from tallystick.appraisal.index import prepare
     from tallystick.appraisal.records import Challenge
-    from tallystick.broker.policies import LoadedPolicy, PolicyState
+    from tallystick.broker.policies import PolicyState, loaded
     from tallystick.broker.releasing import judge
     from tallystick.broker.sessions import Attested
-    from tallystick.core.digests import Digest
+    from tallystick.policy import document
 
-    found = prepare(form(release()))
+    normal = form(release())
+    policy = loaded(document.write(normal), normal, frozenset())
     claims = policyworld.claims()
     attested = Attested(
         attestation="a",
@@ -380,7 +380,6 @@ def _policies() -> Figure:
     )
     took: dict[int, float] = {}
     for count in (10, 10_000):
-        policy = LoadedPolicy(name="p", digest=Digest.of(b"p"), data=b"", live=found, gone=found)
         by_key = {WEIGHTS: policy, **{f"a/b/{number}": policy for number in range(count)}}
         state = PolicyState(
             channel="staging", version=1, expires=policyworld.END, revoked=(), policies=(policy,) * count,

@@ -15,6 +15,7 @@ from tallystick.broker.decisions import Kind, entry
 from tallystick.broker.leaflog import LeafLog
 from tallystick.broker.ledger import Ledger, Stale, Under
 from tallystick.broker.store import ChannelMark, Store
+from tallystick.core import jsondoc
 from tallystick.core.errors import (
     Malformed,
     NotGenuine,
@@ -223,7 +224,7 @@ SIMPLE = st.recursive(
 
 @given(st.dictionaries(st.text(st.characters(min_codepoint=32, max_codepoint=126)), SIMPLE, max_size=5))
 def test_our_canonical_json_is_rfc_8785(value):
-    assert decisions.canonical(value) == rfc8785.dumps(value)
+    assert jsondoc.canonical(value) == rfc8785.dumps(value)
 
 
 @given(st.binary(max_size=200) | st.text().map(str.encode))
@@ -236,7 +237,7 @@ def test_any_leaf_is_refused_by_name(data):
     ("change", "error"),
     [
         (lambda d: json.dumps(d).encode(), "want canonical JSON"),
-        (lambda d: decisions.canonical({**d, "kind": 1}), "kind: want a string"),
+        (lambda d: jsondoc.canonical({**d, "kind": 1}), "kind: want a string"),
         (lambda d: b"[]", "want an object"),
     ],
 )

@@ -131,7 +131,7 @@ def test_who_only_writes_to_the_store_attests_nobody(sessions, store, attested):
     _, third = sessions.open("tpm", now=NOW)
     with store.batch() as batch:
         table = tables.sessions
-        batch.connection.execute(update(table).where(table.c.attestation == "e").values(cookie=third.name))
+        batch.connection.execute(update(table).where(table.c.attestation == "e").values(name=third.name))
     with pytest.raises(NotGenuine, match="not ours"):
         sessions.attested(third)
 

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from tallystick.broker.decisions import canonical
 from tallystick.core import jsondoc
 from tallystick.core.errors import NotGenuine
 from tallystick.core.findings import Finding
+from tallystick.core.jsondoc import canonical
 from tallystick.formats import jws
 from tallystick.handshake import dpop
 from tallystick.handshake.fields import Fields, b64url

@@ -25,7 +25,7 @@ from sqlalchemy import delete, insert, select
 
 from tallystick.broker import evidence_record
 from tallystick.broker.casebook import not_kept
-from tallystick.broker.decisions import canonical, check_opens, parse_leaf, parse_record
+from tallystick.broker.decisions import check_opens, parse_leaf, parse_record
 from tallystick.broker.evidence_record import RecordedEvidence
 from tallystick.broker.leaflog import LeafLog
 from tallystick.broker.proving import Backing
@@ -36,6 +36,7 @@ from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused
 from tallystick.core.findings import Finding
+from tallystick.core.jsondoc import canonical
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

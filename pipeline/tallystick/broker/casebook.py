@@ -123,6 +123,6 @@ def not_kept(attestation: str) -> Refused:
 
 
 def _bytes(record: Mapping[str, Any]) -> bytes:
-    from tallystick.broker.decisions import canonical
+    from tallystick.core.jsondoc import canonical
 
     return canonical(record)

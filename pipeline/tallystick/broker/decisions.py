@@ -7,7 +7,6 @@ The record is salted, so that nobody can test a guess of its content against the
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ LEAF_SCHEMA = "tallystick/broker-leaf/v1"
 RECORD_SCHEMA = "tallystick/broker-decision/v1"
 _ID_BYTES = 6
 _SALT_BYTES = 16
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Kind(Enum):
@@ -66,10 +64,10 @@ def entry(
     """
     name = decision or new_id(now)
     head = {"decision": name, "kind": kind.value, "at": instant(now), **public}
-    record = canonical(
+    record = jsondoc.canonical(
         {"schema": RECORD_SCHEMA, **head, "details": dict(details), "salt": secrets.token_hex(_SALT_BYTES)}
     )
-    leaf = canonical({"schema": LEAF_SCHEMA, **head, "commitment": _commitment(record)})
+    leaf = jsondoc.canonical({"schema": LEAF_SCHEMA, **head, "commitment": _commitment(record)})
     return Entry(kind=kind, decision=name, leaf=leaf, record=record)
 
 
@@ -104,14 +102,6 @@ def check_opens(leaf: Mapping[str, Any], record: bytes) -> None:
         raise NotGenuine(f"the record of decision {leaf.get('decision')} was altered", findings=[finding])
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """Return ``value`` as RFC 8785 writes it, at forty times the speed of doing that in Python.
-
-    Holds for what this package puts in: ASCII member names, strings, booleans, integers below 2**53.
-    """
-    return _CANONICAL.encode(value).encode("utf-8")
-
-
 def instant(now: datetime) -> str:
     """Return ``now`` in RFC 3339, in UTC and whole seconds."""
     return f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -137,7 +127,7 @@ def _parse(data: bytes, what: str, schema: str) -> dict[str, Any]:
         raise Malformed(what, at="document", want="an object", got=type(value).__name__)
     if value.get("schema") != schema:
         raise Unsupported(what, at="schema", want=schema, got=str(value.get("schema")))
-    if canonical(value) != data:
+    if jsondoc.canonical(value) != data:
         raise Malformed(what, at="document", want="canonical JSON", got="another spelling")
     for name in ("decision", "kind", "at"):
         if not isinstance(value.get(name), str):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tallystick.broker.decisions import canonical, instant
+from tallystick.broker.decisions import instant
 from tallystick.broker.proving import Backing, Proven, prove
 from tallystick.broker.sessions import Attested, Session
 from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
 from tallystick.core.errors import Malformed, Unsupported
+from tallystick.core.jsondoc import canonical
 from tallystick.evidence.endorsements import Endorsements, TrustedKey
 from tallystick.handshake.fields import Fields, b64, unb64
 from tallystick.handshake.kbs import Attestation

@@ -20,12 +20,13 @@ from typing import Any
 
 from tallystick.appraisal.horizon import bounds_of_form
 from tallystick.appraisal.index import Prepared, prepare
-from tallystick.broker.decisions import canonical, instant
+from tallystick.broker.decisions import instant
 from tallystick.core import jsondoc
 from tallystick.core.digests import Digest
 from tallystick.core.errors import NotGenuine, Refused, TallystickError
 from tallystick.core.files import read_file
 from tallystick.core.findings import Finding
+from tallystick.core.jsondoc import canonical
 from tallystick.policy.normal import NormalForm, PermittedRelease
 from tallystick.release.index import safe_path
 from tallystick.release.metadata import MAX_AGE

@@ -10,7 +10,6 @@ from typing import Any
 
 from tallystick.appraisal.appraise import appraise
 from tallystick.broker import recorded
-from tallystick.broker.decisions import canonical
 from tallystick.broker.policies import LoadedPolicy, PolicyState
 from tallystick.broker.proving import Proven
 from tallystick.broker.sessions import Session
@@ -22,6 +21,7 @@ from tallystick.broker.tokens import (
     UNSAFE_HARDWARE,
     annotated,
 )
+from tallystick.core.jsondoc import canonical
 from tallystick.evidence.claims import Claims
 from tallystick.formats import ear
 from tallystick.policy.platforms import DEVELOPMENT_ROOTS

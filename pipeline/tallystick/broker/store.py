@@ -52,7 +52,7 @@ class ChannelMark:
 class Batch:
     """What one transaction may do. Only :meth:`Store.batch` makes one."""
 
-    __slots__ = ("_frontier", "_seen_at", "connection")
+    __slots__ = ("_frontier", "_seen_at", "_sessions", "connection")
 
     def __init__(self, connection: Connection) -> None:
         """Lock the head of the log and read it."""
@@ -60,6 +60,7 @@ class Batch:
         row = connection.execute(_LOCKED_HEAD).one()
         self._frontier = _frontier(row)
         self._seen_at = int(row.seen_at)
+        self._sessions: list[dict[str, Any]] = []
 
     @property
     def size(self) -> int:
@@ -119,15 +120,15 @@ class Batch:
         if _policy(self.connection, digest) is None:
             self.connection.execute(insert(policies), {"digest": digest, "data": data})
 
-    def attest(self, cookie: bytes, attestation: str, proof: bytes, *, until: datetime) -> None:
-        """Let the session whose cookie has the SHA-256 ``cookie`` stand for an attestation."""
+    def attest(self, name: bytes, attestation: str, proof: bytes, *, until: datetime) -> None:
+        """Let the session whose cookie has the SHA-256 ``name`` stand for an attestation."""
         row = {
-            "cookie": cookie,
+            "name": name,
             "attestation": attestation,
             "proof": proof,
             "expires_at": _seconds(until),
         }
-        self.connection.execute(_ATTEST, row)
+        self._sessions.append(row)
 
     def forget(self, *, nonces_before: datetime, sessions_before: datetime) -> None:
         """Drop the nonces used, and the sessions expired, before a time."""
@@ -135,7 +136,9 @@ class Batch:
         self.connection.execute(delete(sessions).where(sessions.c.expires_at < _seconds(sessions_before)))
 
     def end(self) -> None:
-        """Write the head of the log. :meth:`Store.batch` calls it."""
+        """Write the sessions, and the head of the log. :meth:`Store.batch` calls it."""
+        if self._sessions:
+            self.connection.execute(_ATTEST, self._sessions)
         tree = self._frontier
         values = {
             "size": tree.size,
@@ -330,7 +333,7 @@ _END = update(head).where(head.c.id == 1)
 _USED = select(nonces.c.digest).where(nonces.c.digest.in_(bindparam("digests", expanding=True)))
 _USE, _APPEND, _ATTEST = insert(nonces), insert(decisions), insert(sessions)
 _CHANNEL = select(channels.c.epoch, channels.c.high_water).where(channels.c.name == bindparam("channel"))
-_SESSION = select(sessions.c.attestation, sessions.c.proof).where(sessions.c.cookie == bindparam("named"))
+_SESSION = select(sessions.c.attestation, sessions.c.proof).where(sessions.c.name == bindparam("named"))
 _DECISION = select(decisions).where(decisions.c.id == bindparam("named"))
 
 

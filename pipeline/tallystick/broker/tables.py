@@ -68,7 +68,7 @@ nonces = Table(
 sessions = Table(
     "sessions",
     METADATA,
-    Column("cookie", LargeBinary, primary_key=True),  # SHA-256 of the cookie
+    Column("name", LargeBinary, primary_key=True),  # SHA-256 of the cookie
     Column("attestation", Text, nullable=False),  # the decision
     Column(
         "proof", LargeBinary, nullable=False

@@ -20,11 +20,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NewType
 
-import rfc8785
-
 from tallystick.broker import vaultfile
 from tallystick.broker.places import NEW, Place
 from tallystick.broker.sealing import Sealer
+from tallystick.core import jsondoc
 from tallystick.core.errors import Malformed, NotGenuine, Refused
 from tallystick.handshake.kbs import check_key
 
@@ -248,13 +247,13 @@ class Vault:
 
     def _seal(self, record: KeyRecord, secret: bytes) -> bytes:
         head = _head(record)
-        return rfc8785.dumps({**head, **self._sealer.seal(secret, rfc8785.dumps(head))})
+        return jsondoc.canonical({**head, **self._sealer.seal(secret, jsondoc.canonical(head))})
 
     def _unseal(self, data: bytes, name: str) -> KeyMaterial:
         document = vaultfile.document(data, "key file", name, KEY_SCHEMA)
         sealed = {field: document.pop(field, None) for field in self._sealer.fields}
         try:
-            secret = self._sealer.unseal(sealed, rfc8785.dumps(document))
+            secret = self._sealer.unseal(sealed, jsondoc.canonical(document))
         except NotGenuine as error:
             raise NotGenuine(f"key document {name}: {error.message}", code=error.code) from None
         return KeyMaterial(record=_record(document), secret=secret)

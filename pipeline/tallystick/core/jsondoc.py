@@ -10,6 +10,7 @@ from tallystick.core.errors import Malformed
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def loads(data: bytes, what: str, *, max_bytes: int = MAX_BYTES) -> Any:
@@ -69,8 +70,7 @@ def canonical(value: object) -> bytes:
     Raises:
         UnicodeEncodeError: a lone surrogate, which is a ValueError.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+    return _CANONICAL.encode(value).encode("utf-8")
 
 
 def is_plain(value: object) -> bool:

@@ -13,6 +13,7 @@ import hashlib
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tallystick.core.errors import Malformed, Unsupported
 from tallystick.handshake.fields import Fields
@@ -57,6 +58,7 @@ def pcr8(toml: bytes) -> bytes:
     return hashlib.sha256(bytes(32) + digest(toml)).digest()
 
 
+@lru_cache(maxsize=16)  # a fleet sends the same text, and TOML is slow
 def parse(toml: bytes) -> InitData:
     """Return what the init-data text ``toml`` says.
 

@@ -49,7 +49,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "sessions",
-        sa.Column("cookie", sa.LargeBinary, primary_key=True),
+        sa.Column("name", sa.LargeBinary, primary_key=True),
         sa.Column("attestation", sa.Text, nullable=False),
         sa.Column("proof", sa.LargeBinary, nullable=False),
         sa.Column("expires_at", BIG, nullable=False, index=True),
