@@ -56,10 +56,10 @@ def write_build(folder: Path, size: int) -> str:
     product = maker.step(
         "initramfs.cpio.xz", dict.fromkeys((drv for *_, drv in seeds), ("out",)), SOURCE_DATE_EPOCH="1"
     )
+    (folder / "derivations").mkdir(parents=True, exist_ok=True)
+    (folder / "texts.json").write_text(json.dumps({path: text.decode() for path, text in maker.items()}))
     for path, text in maker.items():
-        target = folder / "derivations" / Path(path).name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(text)
+        (folder / "derivations" / Path(path).name).write_bytes(text)
     files = [
         {"path": f"usr/{name}", "sha256": digest, "size": 1, "mode": "0100644", "component": purl}
         for name, digest, purl, _ in seeds
@@ -93,10 +93,8 @@ def make(folder: Path) -> None:
     from tallystick.sbom import make as sbom
 
     product = (folder / "product").read_text()
-    texts = tuple(
-        (f"/nix/store/{name}", (folder / "derivations" / name).read_bytes())
-        for name in sorted(os.listdir(folder / "derivations"))
-    )
+    listed = json.loads((folder / "texts.json").read_bytes())  # one file, as the peer's Nix gives it one
+    texts = tuple((path, text.encode()) for path, text in sorted(listed.items()))
     output = drv.parse(dict(texts)[product]).outputs[0].path
     made = Product(
         name="initramfs", path="products/i", digest=Digest.of(b""), size_bytes=0, drv=product, output=output

@@ -59,7 +59,10 @@ def parse(data: bytes, what: str = _WHAT) -> Statement:
             digest of a known algorithm that is not its lower-case hex.
         Unsupported: another statement type or version.
     """
-    document = jsondoc.loads(data, what)
+    return _statement(jsondoc.loads(data, what), what)
+
+
+def _statement(document: Any, what: str) -> Statement:
     if not isinstance(document, dict):
         raise Malformed(what, at="document", want="an object", got=type(document).__name__)
     kind = _text(document, "_type", what, "document")
@@ -101,8 +104,12 @@ def make(
         "predicate": dict(predicate),
     }
     try:
-        data = jsondoc.canonical(document) if jsondoc.is_plain(document) else rfc8785.dumps(document)
-        parse(data)
+        if jsondoc.is_plain(document):
+            data = jsondoc.canonical(document)
+            _statement(document, "statement")
+        else:
+            data = rfc8785.dumps(document)
+            parse(data)
     except (rfc8785.CanonicalizationError, Malformed) as error:
         raise ValueError(str(error)) from error
     return data
