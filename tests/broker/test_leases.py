@@ -125,6 +125,37 @@ def test_a_holder_that_the_policy_refuses_by_now_loses_the_lease(running, pair):
     assert (said["state"], said["reasons"]) == ("ended", ["tpm.pcr04.mismatch"])
 
 
+def test_collateral_that_ends_sooner_ends_the_lease(tmp_path, pair):
+    made = new_world(tmp_path, lifetimes=replace(LONG, ak_certificate=timedelta(seconds=59)))
+    with made.running() as running:
+        fetched(running, pair=pair)
+        (lease,) = held(running)
+        assert (lease.expires_at, lease.because) == (NOW + timedelta(seconds=60), "evidence.expired")
+
+
+def test_the_forecast_knows_the_leases(running, pair):
+    from tallystick.broker import forecast
+    from tallystick.cli.forecast import _leases
+
+    fetched(running, pair=pair)
+    (workload,) = _leases(running.world.folder, "staging", NOW)
+    stop = forecast.stop_of(workload, running.broker.policies.current(NOW), NOW)
+    assert (stop.at, stop.findings[0].code) == (NOW + timedelta(hours=1, seconds=1), "evidence.expired")
+    assert _leases(running.world.folder, "production", NOW) == []
+
+
+def test_metrics_count_the_leases_that_hold(tmp_path):
+    made = new_world(tmp_path, lifetimes=LONG)
+    configured = replace(made.config, metrics=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(made), "config", property(lambda _: configured))
+        with made.running() as running:
+            fetched(running)
+            assert b"\ntally_broker_leases 1.0\n" in running.ask("GET", "/metrics").body
+            made.clock.forward(seconds=300)
+            assert b"\ntally_broker_leases 0.0\n" in running.ask("GET", "/metrics").body
+
+
 def test_a_lease_does_not_outlast_the_channels_word(world, pair):
     world.clock.at = NOW + timedelta(days=7) - timedelta(seconds=120)  # the timestamp ends in two minutes
     with world.running() as running:
