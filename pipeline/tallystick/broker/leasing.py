@@ -13,15 +13,14 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from tallystick.broker import lease_table, leases, recorded
-from tallystick.broker.decisions import Entry, Kind, codes, entry, instant, parse_record, whole
+from tallystick.broker import lease_table, leases
+from tallystick.broker.decisions import Entry, Kind, codes, entry, instant, whole
 from tallystick.broker.leases import Drain, Lease, State
 from tallystick.broker.policies import PolicyState
 from tallystick.broker.releasing import Verdict, judge
-from tallystick.broker.sessions import Attested
+from tallystick.broker.sessions import Attested, recorded_attestation
 from tallystick.core.errors import Refused, TallystickError
 from tallystick.core.findings import Finding
-from tallystick.handshake.teekey import TeePublicKey
 
 if TYPE_CHECKING:
     from tallystick.broker.store import Batch, Store
@@ -120,13 +119,7 @@ class Leasing:
         Raises:
             Refused: there is no such attestation (``decision.unknown``).
         """
-        details = parse_record(self._store.decision(attestation).record)["details"]
-        return Attested(
-            attestation=attestation,
-            claims=recorded.claims_of(details["claims"]),
-            challenge=recorded.challenge_of(details["challenge"]),
-            public_key=TeePublicKey.parse(details["public_key"]),
-        )
+        return recorded_attestation(attestation, self._store.decision(attestation).record)
 
 
 class Renewal:
