@@ -156,7 +156,7 @@ def _card(chain: ChainReport, version: str, digest: Digest, *, changed: bool) ->
 def _lease(number: int, release: str) -> LeaseView:
     return LeaseView(
         lease=f"20261122T17{number:02}00Z-a1b2c3d4e5f6",
-        key=f"{NAME}/weights/v1",
+        key=f"{NAME}/weights/v1" if number else f"{NAME}/{'a-very-long-name-' * 6}/v1",
         release=release,
         holder=Digest.of(bytes([number])).hex,
         state="draining" if number == 2 else "live",

@@ -299,18 +299,19 @@ def _leases(board: Board) -> Element:
             w.badge(one.state, _STATES.get(one.state, "bad")),
             w.when(one.renewed_at),
             el("span", w.when(one.expires_at), f", in {_left(one.expires_at - board.made_at)}"),
-            w.code(f"{one.holder[:16]}…"),
+            el("code", f"{one.holder[:12]}…", title=one.holder),
         )
         for one in board.leases
     ]
     columns = ("Key", "Release", "State", "Attested", "Ends unless renewed", "Holder")
-    more = f"{board.more_leases:,} more hold; `tally broker leases` lists them." if board.more_leases else ""
     return _section(
         "leases",
         "Live leases",
         "Machines that hold a key on the strength of their last attestation.",
         w.table(w.count(len(rows), "lease"), columns, rows) if rows else _nothing(board, "no key is held"),
-        el("p", more) if more else None,
+        el("p", f"{board.more_leases:,} more hold; ", w.code("tally broker leases"), " lists them.")
+        if board.more_leases
+        else None,
     )
 
 

@@ -114,7 +114,7 @@ def _evidence(number: int, dossier: Dossier) -> Element:
         "evidence",
         number,
         "Evidence",
-        "Where the bytes of each piece lie, and their SHA-256. `tally report compliance --check` reads them all again.",
+        "Where the bytes of each piece lie, and their SHA-256; --check reads them all again.",
         w.table(w.count(len(rows), "piece"), ("Kind", "What", "Where", "Digest"), rows) if rows else None,
         w.more("The kinds of evidence", w.facts(kinds)),
     )

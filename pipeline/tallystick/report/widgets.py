@@ -10,6 +10,7 @@ from tallystick.core.findings import Finding
 from tallystick.report.html import Element, el
 
 _WORD = 22  # characters of a cell that is not broken
+_NAME = 30  # characters of a name for machines that heads a row and is not broken
 _PHRASE = 8  # characters of several words that are not broken either
 _SHORT = 12  # hex digits that tell two digests on one page apart
 Cell = Element | str
@@ -65,10 +66,17 @@ def table(
 
 
 def _cells(columns: Sequence[str], row: Sequence[Cell], kinds: dict[str, str]) -> Iterable[Element]:
-    yield el("th", row[0], scope="row", role="rowheader", class_="long" if _kind(row[0]) == "long" else None)
+    yield el("th", row[0], scope="row", role="rowheader", class_="long" if _is_long(row[0]) else None)
     for name, value in zip(columns[1:], row[1:], strict=True):
         kind = kinds.get(name) or _kind(value)
         yield el("td", value, role="cell", data_label=name, class_=kind)
+
+
+def _is_long(head: Cell) -> bool:
+    """Say whether what heads a row has to be broken: a long word, or a name for machines that no column holds."""
+    if isinstance(head, Element):
+        return sum(len(child) for child in head.children if isinstance(child, str)) > _NAME
+    return _kind(head) == "long"
 
 
 def _kind(value: Cell) -> str | None:
