@@ -23,8 +23,6 @@ def suggest(decision: Decision, policy: Prepared, challenge: Challenge) -> tuple
     waiver that has ended, a device that is missing, a release that was revoked.
     """
     changes = tuple(dict.fromkeys(f.change for f in decision.findings if f.change is not None))
-    if not changes or any(finding.change is None for finding in decision.findings):
-        return ()
     again = decide_with(changes, decision, policy, challenge)
     return changes if again.allowed else ()
 
