@@ -94,7 +94,7 @@ def certified(folder):
     return machine
 
 
-def hammer(running, machine, pair, got):
+def hammer(running, machine, pair, got, refused):
     """Attest and fetch until the broker is gone; note each session's attested key that a key was received for."""
     try:
         while True:
@@ -104,13 +104,16 @@ def hammer(running, machine, pair, got):
                 continue
             for _ in range(2):
                 reply = running.fetch(cookie)
-                assert pair.decrypt(reply.body) == CANARY
-                got.append(nonce)
+                if reply.status == 200:
+                    assert pair.decrypt(reply.body) == CANARY
+                    got.append(nonce)
+                else:
+                    refused[reply.code] += 1
     except (OSError, AssertionError, ValueError, HTTPException):
         return
 
 
-def one_round(folder, root, machine, chance, got):
+def one_round(folder, root, machine, chance, got, refused):
     """Return the step at which the broker was killed."""
     listening = server.listen("127.0.0.1", 0)
     step = chance.choice([*STEPS, "any", "any"])
@@ -128,7 +131,7 @@ def one_round(folder, root, machine, chance, got):
     listening.close()
     running = Running(broker=None, url=url, world=World(folder=folder, channel=None))
     pairs = [TeeKeyPair.make() for _ in range(3)]
-    threads = [threading.Thread(target=hammer, args=(running, machine, pair, got)) for pair in pairs]
+    threads = [threading.Thread(target=hammer, args=(running, machine, pair, got, refused)) for pair in pairs]
     for thread in threads:
         thread.start()
     until = time.monotonic() + (chance.uniform(0.15, 0.5) if step == "any" else 5.0)
@@ -163,16 +166,25 @@ def main(folder, rounds, seed, url=None):
     root = new_world(folder, store=url).channel.root
     machine = certified(folder)
     steps: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     got: list[str] = []
     size = 0
     for number in range(rounds):
-        steps[one_round(folder, root, machine, chance, got)] += 1
+        steps[one_round(folder, root, machine, chance, got, refused)] += 1
         if number % 25 == 24 or number == rounds - 1:
             report = check(folder, got)
             assert report["size"] >= size, "a leaf was lost"
             size = report["size"]
     print(
-        json.dumps({"rounds": rounds, "keys": len(got), "leaves": size, "steps": dict(sorted(steps.items()))})
+        json.dumps(
+            {
+                "rounds": rounds,
+                "keys": len(got),
+                "leaves": size,
+                "refused": refused,
+                "steps": dict(sorted(steps.items())),
+            }
+        )
     )
 
 

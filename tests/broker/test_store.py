@@ -1,6 +1,7 @@
 """The store: its tables and their migrations, what a foreign or damaged database gets, proofs from tiles."""
 
 import sqlite3
+import threading
 from contextlib import closing, suppress
 
 import pytest
@@ -256,6 +257,26 @@ def test_two_stores_over_one_file_take_turns(place):
     assert first.head() == second.head()
     first.close()
     second.close()
+
+
+def test_a_store_opens_while_another_process_writes(place):
+    """Head and leaves are looked at as of one moment."""
+    store, stop = Store.open(place), threading.Event()
+
+    def write():
+        for number in range(10_000):
+            if stop.is_set():
+                return
+            with store.batch() as batch:
+                batch.append([(f"d{number}", b"leaf", b"record")])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(50):
+        Store.open(place).close()
+    stop.set()
+    writer.join()
+    store.close()
 
 
 def test_what_others_keep_goes_into_the_same_transaction(place):

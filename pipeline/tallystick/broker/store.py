@@ -213,8 +213,8 @@ class Store:
         try:
             with database.reading(engine, place) as connection:
                 migrating.check(connection, place)
-                size = _frontier(connection.execute(_HEAD).one()).size
-                last = connection.execute(select(func.max(decisions.c.position))).scalar()
+                row = connection.execute(_HEAD_AND_LAST).one()
+                size, last = _frontier(row).size, row.last
                 if size != (0 if last is None else last + 1):
                     raise NotGenuine(
                         f"transparency log: {database.name_of(place)}: want {size} leaves, got the last at {last}",
@@ -329,6 +329,8 @@ class Store:
 # Statements of the hot path, made once: making one takes about as long as running it.
 _HEAD = select(head.c.size, head.c.root, head.c.frontier, head.c.seen_at).where(head.c.id == 1)
 _LOCKED_HEAD = _HEAD.with_for_update()
+# in one statement, which sees one moment: another process may be writing
+_HEAD_AND_LAST = _HEAD.add_columns(select(func.max(decisions.c.position)).scalar_subquery().label("last"))
 _END = update(head).where(head.c.id == 1)
 _USED = select(nonces.c.digest).where(nonces.c.digest.in_(bindparam("digests", expanding=True)))
 _USE, _APPEND, _ATTEST = insert(nonces), insert(decisions), insert(sessions)
