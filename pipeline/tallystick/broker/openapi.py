@@ -77,6 +77,16 @@ def _paths() -> dict[str, Any]:
                 "responses": {"200": _answer("Policies"), **_errors()},
             }
         },
+        "/tally/v0/leases/renew": {"post": _of_session("Renew the machine's leases.", "renew", "Leases")},
+        "/tally/v0/leases/return": {"post": _of_session("Give the machine's keys back.", "return", "Leases")},
+        "/tally/v0/token": {
+            "post": {
+                **_post(
+                    "Ask for an API token, wrapped to the attested key.", "TokenRequest", "JWE", session=True
+                ),
+                "responses": {"200": _answer("JWE"), **_errors(400, 401, 403, 408, 413, 415)},
+            }
+        },
         "/tally/v0/admin/keys": {
             "get": {
                 "summary": "The keys of the administrator's channels, without their secrets.",
@@ -124,6 +134,15 @@ def _post(
         "responses": {"200": success, **_errors(400, 401, 408, 413, 415)},
     }
     return {**made, "security": [{"session": []}]} if session else made
+
+
+def _of_session(summary: str, name: str, given: str) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "operationId": name,
+        "security": [{"session": []}],
+        "responses": {"200": _answer(given), **_errors(401)},
+    }
 
 
 def _text(summary: str) -> dict[str, Any]:
@@ -243,6 +262,23 @@ def _schemas() -> dict[str, Any]:
             "expires",
             "policies",
             "revoked",
+        ),
+        "TokenRequest": _object(
+            {
+                "key": {"type": "string"},
+                "audience": {"type": "string", "minLength": 1, "maxLength": 256},
+                "jwk": _object(
+                    {"kty": {"const": "EC"}, "crv": {"const": "P-256"}, "x": _B64URL, "y": _B64URL}, "kty"
+                ),
+            },
+            "key",
+            "audience",
+            "jwk",
+        ),
+        "Leases": _object(
+            {"at": {"type": "string"}, "leases": {"type": "array", "items": {"type": "object"}}},
+            "at",
+            "leases",
         ),
         "KeyOperation": _object(
             {
