@@ -119,8 +119,8 @@ def test_a_member_that_unpacks_to_too_much_is_not_unpacked():
         seedfacts.read("a.whl", bomb)
 
 
-def test_a_control_archive_that_unpacks_to_too_much_is_not_unpacked(monkeypatch):
-    bomb = deb({}, control=bytes(200 << 20))
+def test_a_control_archive_that_unpacks_to_too_much_is_not_unpacked():
+    bomb = deb({}, control=bytes(70 << 20))
     assert len(bomb) < 1 << 16
     with pytest.raises(Malformed, match="want at most 67108864 bytes"):
         seedfacts.read("a.deb", bomb)
