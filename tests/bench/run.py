@@ -145,6 +145,27 @@ def compiling() -> list[tuple[str, list[float | None]]]:
     return sorted(found.items(), key=lambda row: (" " in row[0], row[0]))
 
 
+def broker() -> list[str]:
+    """Return the lines of the broker under load; TALLY_BENCH_RELEASES=100000 for the whole promise on memory."""
+    import bench_broker
+
+    lines = [
+        "",
+        "## The broker under load",
+        "",
+        "Whole handshakes (auth, attest with SNP evidence, one key) on keep-alive connections over loopback, client",
+        "and server on two processors. `floor`: three answers of a bare endpoint of the same server, and the",
+        "cryptography that no broker can leave out, in processor time of the same run.",
+        "",
+        "| what | value | promise |",
+        "|---|---|---|",
+    ]
+    for what, value, promise in bench_broker.measure():
+        sys.stderr.write(f"{what}: {value:.2f} (promise {promise or 'none'})\n")
+        lines.append(f"| {what} | {value:.2f} | {promise} |")
+    return lines
+
+
 def page(rows: list[Row], compiled: list[tuple[str, list[float | None]]], missed: list[str]) -> str:
     lines = [
         "# Benchmarks",
@@ -180,4 +201,4 @@ def page(rows: list[Row], compiled: list[tuple[str, list[float | None]]], missed
 if __name__ == "__main__":
     described, missed = sboms()
     rows = [*start_up(), *measurements(), *evidence(), *devices(), *described, *signing(), *releases()]
-    PAGE.write_text(page(rows, compiling(), missed), encoding="utf-8")
+    PAGE.write_text(page(rows, compiling(), [*broker(), *missed]), encoding="utf-8")

@@ -272,11 +272,13 @@ def test_a_store_opens_while_another_process_writes(place):
 
     writer = threading.Thread(target=write)
     writer.start()
-    for _ in range(50):
-        Store.open(place).close()
-    stop.set()
-    writer.join()
-    store.close()
+    try:
+        for _ in range(50):
+            Store.open(place).close()
+    finally:
+        stop.set()
+        writer.join()
+        store.close()
 
 
 def test_what_others_keep_goes_into_the_same_transaction(place):
