@@ -6,13 +6,14 @@ import json
 import stat
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from attester.little_broker import LittleBroker, serving
 
 from tallystick.cli.app import run
-from tallystick.handshake import initdata, kbs
+from tallystick.handshake import initdata, kbs, shares
 
 KEY = "confidential-inference/weights/v1"
 SECRET = bytes(range(32))
@@ -165,3 +166,22 @@ def test_a_broker_that_comes_late_is_waited_for(broker, socket, memory):
 def test_options_that_do_not_go_together(broker, socket, more):
     assert attest(broker, socket, *more) == 2
     assert broker.seen == []
+
+
+def test_a_shared_key_is_gathered_from_the_brokers_that_release_a_share(socket, tmp_path, capsysbinary):
+    shared, parts = shares.split(KEY, SECRET, threshold=2, count=3)
+    _, lies = shares.split(KEY, b"another", threshold=2, count=3)
+    (tmp_path / "id.toml").write_bytes(initdata.make({"weights.json": shared.encode().decode()}))
+    words = ["--key", KEY, "--tpm", socket, "--init-data", tmp_path / "id.toml", "--shared", "weights.json"]
+    with ExitStack() as stack:
+        given = (lies[1], parts[0], parts[2])
+        found = [stack.enter_context(serving(LittleBroker({KEY: one.encode()}))) for one in given]
+        urls = [word for one in found for word in ("--broker", one.url)]
+        assert tally("attest", "run", *urls, *words, "--stdout") == 0
+        said = capsysbinary.readouterr()
+        assert said.out == SECRET
+        assert f"no share from {found[0].url}: share 2 is not the one that was given out".encode() in said.err
+        pcrs = [one.attestation.primary_evidence["tpm_quote"]["pcrs"][8] for one in found]
+        assert pcrs == [initdata.pcr8((tmp_path / "id.toml").read_bytes()).hex()] * 3
+        assert tally("attest", "run", *urls[:4], *words, "--stdout") == 5
+        assert capsysbinary.readouterr().out == b""
