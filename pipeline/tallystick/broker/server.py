@@ -26,12 +26,12 @@ from tallystick.broker.service import Broker
 from tallystick.broker.workers import Workers
 from tallystick.core.errors import Misuse, Unreachable
 
-_BACKLOG = 1024
+BACKLOG = 1024
 _START_SECONDS = 30.0
 _MOST_HEAD_BYTES = 32 << 10
 
 
-def listen(host: str, port: int, *, backlog: int = _BACKLOG, shared: bool = False) -> socket.socket:
+def listen(host: str, port: int, *, backlog: int = BACKLOG, shared: bool = False) -> socket.socket:
     """Return a socket that listens at ``host`` and ``port``; port 0 takes a free one.
 
     Args:

@@ -214,7 +214,7 @@ def serve(
         passphrase=passphrase(passphrase_file),
     )
     page = None if page_token_file is None else _page(page_token_file, config)
-    listening = server.listen(config.host, config.port, **({"backlog": 0} if workers > 1 else {}))
+    listening = server.listen(config.host, config.port, backlog=0 if workers > 1 else server.BACKLOG)
 
     def ready(url: str) -> None:
         progress(f"broker ready at {url} for channel {config.channel}")
