@@ -38,7 +38,7 @@ KINDS = {  # kind -> what it is; the catalogue names no other
     "attestation": "leaf: evidence was genuine, fresh and bound",
     "key-release": "leaf: a key left, wrapped",
     "refusal": "leaf: a key, an attestation or an enrolment was refused",
-    "key-custody": "leaf: a key was generated, imported or destroyed",
+    "key-custody": "leaf: a key was generated, imported, rotated or destroyed",
     "log-head": "root of the transparency log",
 }
 NOT_COVERED = (
