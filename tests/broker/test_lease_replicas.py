@@ -78,7 +78,7 @@ def test_a_revocation_that_one_hears_ends_leases_for_all_and_stops_who_has_not_h
         assert two.fetch(cookie).status == 200
         world.revoke(release())  # in the first replica's copy of the channel alone
         assert one.broker.sweep() == 1
-        assert [said["state"] for said in _told(two, pair)] == []  # who is behind says nothing of leases
+        assert {said["state"] for said in _told(two, pair)} <= {"ended"}  # who is behind renews nothing
         reply = two.fetch(cookie)
         assert reply.status in (403, 503)
         with two.broker.store.reading() as connection:
