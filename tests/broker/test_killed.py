@@ -25,13 +25,13 @@ def rounds_of(folder, rounds, seed, *store):
 
 
 def test_a_broker_that_is_killed_at_any_step_has_logged_what_left(tmp_path):
-    found = rounds_of(tmp_path, 15, 20261122)
+    found = rounds_of(tmp_path, 12, 20261122)
     assert len(found["steps"]) > 5
 
 
 def test_a_replica_that_is_killed_at_any_step_has_logged_what_left(tmp_path):
     with support_postgres.serving() as server:
-        rounds_of(tmp_path, 10, 20261123, server.database("killed"))
+        rounds_of(tmp_path, 6, 20261123, server.database("killed"))
 
 
 @pytest.mark.soak
