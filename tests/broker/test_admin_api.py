@@ -51,6 +51,12 @@ def operation(action: Action, key: str = NEW, **more: object) -> KeyOperation:
     return KeyOperation(action=action, key=key_id(key), **more)
 
 
+@pytest.fixture(scope="module")
+def alice(steady):
+    """An administrator of the broker that all tests of this file only ask."""
+    return enrol(steady)
+
+
 def send(
     running, token: str, *, method: str = "GET", path: str = KEYS, body: bytes = b"", scheme: str = "Bearer"
 ):
@@ -102,13 +108,12 @@ def test_each_use_is_a_leaf_that_names_who_and_what(running):
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer a.b.c", "Bearer " + "a" * 9000]
 )
-def test_there_is_no_way_in_without_a_signature(running, path, header):
-    enrol(running)
-    before = len(running.world.leaves())
+def test_there_is_no_way_in_without_a_signature(steady, alice, path, header):
+    before = len(steady.world.leaves())
     headers = {"Authorization": header} if header else {}
-    told = running.ask("POST", path, b"{}", headers=headers)
+    told = steady.ask("POST", path, b"{}", headers=headers)
     assert (told.status, told.code) == (401, "admin.unauthorised")
-    assert len(running.world.leaves()) == before
+    assert len(steady.world.leaves()) == before
 
 
 def test_nobody_is_enrolled_until_somebody_is(running):
@@ -181,9 +186,8 @@ def test_what_can_not_be_done_is_refused_by_name(running):
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"action":"read","key":"a/b/c"}', b'{"action":1}', b"\xff"]
 )
-def test_a_body_that_is_no_operation_is_refused_by_name(running, body):
-    key = enrol(running)
-    told = send(running, key.sign("POST", KEYS, body, now=running.world.clock.at), method="POST", body=body)
+def test_a_body_that_is_no_operation_is_refused_by_name(steady, alice, body):
+    told = send(steady, alice.sign("POST", KEYS, body, now=steady.world.clock.at), method="POST", body=body)
     assert told.status == 400
 
 

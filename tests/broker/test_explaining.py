@@ -23,21 +23,21 @@ def refused(running, pair, machine: Machine) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("register", ["pcr00", "pcr01", "pcr04", "pcr07", "pcr09", "pcr11", "pcr14"])
-def test_the_suggested_change_made_to_the_machine_gets_the_key(running, pair, register):
+def test_the_suggested_change_made_to_the_machine_gets_the_key(steady, pair, register):
     machine = Machine(changed={register: "ab" * 32})
-    told = refused(running, pair, machine)
-    found = explain(running.world.home, str(told["decision"]))
+    told = refused(steady, pair, machine)
+    found = explain(steady.world.home, str(told["decision"]))
     (change,) = found.changes
     assert change.field == ("claims", register)
     machine.changed[register] = str(change.to)
-    cookie, _ = running.attest(machine, pair)
-    assert pair.decrypt(running.fetch(cookie).body) == CANARY
+    cookie, _ = steady.attest(machine, pair)
+    assert pair.decrypt(steady.fetch(cookie).body) == CANARY
 
 
-def test_the_operator_reads_next_steps_and_changes_and_the_workload_reads_neither(running, pair):
-    told = refused(running, pair, Machine(changed={"pcr04": ZERO, "pcr11": ZERO}))
+def test_the_operator_reads_next_steps_and_changes_and_the_workload_reads_neither(steady, pair):
+    told = refused(steady, pair, Machine(changed={"pcr04": ZERO, "pcr11": ZERO}))
     said = json.dumps(told)
-    here = ["--workdir", running.world.folder]
+    here = ["--workdir", steady.world.folder]
     whole = tally("explain", told["decision"], *here, "--json")
     assert [one["field"] for one in whole["changes"]] == ["claims/pcr04", "claims/pcr11"]
     assert all(one["to"] not in said for one in whole["changes"])
