@@ -60,7 +60,8 @@ def main(program: str, userland: Path, trees: list[Path]) -> None:
                 names.update(names_imported(marshal.loads(path.read_bytes()[_PYC_HEADER_BYTES:]), package))  # noqa: S302  made by guest.py
     libraries = userland / guest.LIBRARIES
     linker = [str(libraries / Path(guest.LINKER).name), "--inhibit-cache", "--library-path", str(libraries)]
-    child = [*linker, str(userland / program), "-P", "-S", "-B", "-c", _CHILD, *sorted(names.difference(_MAY_BE_MISSING))]
+    wanted = sorted(names.difference(_MAY_BE_MISSING))
+    child = [*linker, str(userland / program), "-P", "-S", "-B", "-c", _CHILD, *wanted]
     environment = {"PYTHONHOME": str(userland / "usr"), "PYTHONPATH": ":".join(map(str, folders))}
     sys.exit(subprocess.run(child, env=environment, check=False).returncode)
 
