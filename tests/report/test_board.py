@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from broker.world import NOW, WEIGHTS, Machine, new_world
@@ -12,8 +13,9 @@ from report.test_page import Reader
 from sbom import builds
 
 from tallystick.cli import board as composing
+from tallystick.core.findings import Finding
 from tallystick.handshake.jwe import TeeKeyPair
-from tallystick.report import board, shell
+from tallystick.report import board, board_gather, shell
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +196,22 @@ def test_releases_with_their_chain_and_what_is_new(tmp_path):
     assert (waiting.author, waiting.missing) == ("alice", 2)
     assert [one.missing for one in page.state.last] == [0]
     assert str(newest.digest) in Reader(board.render(page).decode()).text
+    _a_refused_machine_that_runs_a_known_release(made, place)
+
+
+def _a_refused_machine_that_runs_a_known_release(made, place):
+    """The newer release runs where the older one is wanted: the components that differ are named."""
+    from release import world as worlds
+
+    from tallystick.release import channel
+
+    known = channel.load(place, "staging", made.trust, worlds.now()).releases
+    older, newer = sorted(known, key=lambda one: one.vsa.signed_at)
+    got = dict(newer.measurements[0].values)["pcr04"]
+    finding = Finding("tpm.pcr04.mismatch", "PCR 4", "another", got)
+    explanation = SimpleNamespace(findings=(finding,), nearest=older)
+    running, *components = board_gather._changed(explanation, known)
+    assert running == f"it runs {newer.index.name} {newer.index.version} {newer.digest}"
+    assert any("cbor2" in line for line in components)
+    other = SimpleNamespace(findings=(replace(finding, got="0" * 64),), nearest=older)
+    assert board_gather._changed(other, known) == ("PCR 4: The image itself, as the firmware loaded it",)
