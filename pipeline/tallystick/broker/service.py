@@ -120,13 +120,13 @@ class Broker:
             Malformed, Unreachable, Refused: as they say.
         """
         now = self.clock.now()
+        session = self.sessions.find(cookie, now=now)  # before anything is read for whoever sends this
         message = Attestation.parse(body)
-        session = self.sessions.find(cookie, now=now)
         try:
             if not self.sessions.spend(session):
                 raise NotGenuine("this session's nonce was used before", code="nonce.used")
-            proven, made, token = await self.under_one_policy(
-                lambda: self.in_thread(lambda: self._attested(session, message, now))
+            proven, made, token, sealed = await self.under_one_policy(
+                lambda: self.in_thread(lambda: self._attested(session, message, body, now))
             )
             attested = Attested(
                 attestation=made.decision,
@@ -134,7 +134,6 @@ class Broker:
                 challenge=proven.challenge,
                 public_key=proven.public_key,
             )
-            sealed = await self.in_thread(lambda: self._sealed(session, body, made.decision, now))
 
             def also(batch: Batch) -> None:
                 self.sessions.keep(batch, session, attested, made.record)
@@ -275,7 +274,10 @@ class Broker:
         """Return what ``work`` gives, done in a thread of the broker's."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
-    def _attested(self, session: Session, message: Attestation, now: datetime) -> tuple[Proven, Entry, str]:
+    def _attested(
+        self, session: Session, message: Attestation, body: bytes, now: datetime
+    ) -> tuple[Proven, Entry, str, SealedEvidence | None]:
+        """Return what ``message`` proves, its entry, its token, and the evidence as it is kept, if it is."""
         proven = prove(session, message, self.backing, now=now)
         state: PolicyState | None
         try:
@@ -286,7 +288,8 @@ class Broker:
             state = None  # the evidence is genuine all the same; the fetch of a key says what is wrong
         result = result_of(session, proven, state, now=now)
         made = entry(Kind.ATTESTATION, now=now, public=result.public, details=result.details)
-        return proven, made, self.tokens.issue(result.submods, now=now)
+        sealed = self._sealed(session, body, made.decision, now)
+        return proven, made, self.tokens.issue(result.submods, now=now), sealed
 
     def _decided(
         self, key: KeyId, attested: Attested, now: datetime
