@@ -126,6 +126,9 @@ class Judge:
             right = None
         proved = bool(permitted) or self._served_elsewhere(case, now)
         claims, named, evidence = self._asked(case, engine, now, age, proved=proved)
+        if engine is not None and named - permitted:  # whatever the resource policy makes of it
+            want = ", ".join(sorted(permitted)) or "no release"
+            self.note(case.what, want, ", ".join(sorted(named)), "prove.release", evidence)
         for wanted in (key, *more):
             self.evaluated += 1
             expected = bool(permitted) and right is not False and wanted in self.keys
