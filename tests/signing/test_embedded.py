@@ -464,7 +464,7 @@ def test_a_real_sigstore_is_asked_by_its_trust_config(box):
     config = (box.workdir / "sigstore" / "client_trust_config.json").read_bytes()
     with pytest.raises(Malformed, match="identity token"), sigstore.keyless(config, "no token"):
         pass
-    at = int(NOW.timestamp())
+    at = int(datetime.now(UTC).timestamp())  # sigstore-python asks the machine's clock
     claims = {"iss": ISSUER, "sub": "x", "aud": "sigstore", "iat": at, "exp": at + 300}
     token = jwt.encode(claims, fresh(), algorithm="ES256")
     with pytest.raises(TallystickError) as caught, sigstore.keyless(config, token):
