@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import support_http
+import support_tls
 from ci.github import ROOT, Failed, Run
 from release import registries
 from signing.boxes import Box
@@ -65,42 +66,8 @@ def oidc(token: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/token?x=1"
-    finally:
-        server.shutdown()
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1, and its key, for this test alone."""
-    from datetime import UTC, datetime, timedelta
-    from ipaddress import ip_address
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / "tls.crt", folder / "tls.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = serialization.PrivateFormat.PKCS8
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, serialization.NoEncryption()))
-    return certificate, private
+    with support_http.serving(Handler) as url:
+        yield f"{url}/token?x=1"
 
 
 def tally(*arguments: object, home: Path, **changed: str) -> subprocess.CompletedProcess[str]:
@@ -154,11 +121,11 @@ def runner(tmp_path, checkout, team):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    keyless, tls = Keyless(Box(team)), self_signed(tmp_path)
+    keyless, tls = Keyless(Box(team)), support_tls.certificate(tmp_path)
     with (
         serving(Box(team)) as keyless.url,
         oidc(keyless.token()) as url,
-        registries.debian(tmp_path, tls) as host,
+        registries.debian(tmp_path, (tls.chain, tls.key)) as host,
     ):
         (checkout / "sigstore.json").write_bytes(keyless.config)
         yield Run(
@@ -185,7 +152,7 @@ def runner(tmp_path, checkout, team):
                 "XDG_CACHE_HOME": str(seeds.cache_folder().parents[1]),  # nothing is fetched twice
                 "TEST_WORKFLOW_REF": WORKFLOW,
                 "TEST_FOLDER": str(tmp_path),
-                "REQUESTS_CA_BUNDLE": str(tls[0]),
+                "REQUESTS_CA_BUNDLE": str(tls.chain),
                 "CI": "true",
                 "GITHUB_ACTIONS": "true",
                 "GITHUB_ACTOR": "octocat",

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import support_tls
 import yaml
 from ci import gitlab
-from ci.test_github import ROOT, TALLY, self_signed
+from ci.test_github import ROOT, TALLY
 from release import registries
 from signing.boxes import Box
 from signing.sigstore_server import serving
@@ -65,9 +66,12 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    keyless, tls = Keyless(Box.make(tmp_path / "box")), self_signed(tmp_path)
-    with serving(Box(tmp_path / "box")) as keyless.url, registries.debian(tmp_path, tls) as host:
-        yield Project(tmp_path, keyless.token(), keyless.config, host, tls[0])
+    keyless, tls = Keyless(Box.make(tmp_path / "box")), support_tls.certificate(tmp_path)
+    with (
+        serving(Box(tmp_path / "box")) as keyless.url,
+        registries.debian(tmp_path, (tls.chain, tls.key)) as host,
+    ):
+        yield Project(tmp_path, keyless.token(), keyless.config, host, tls.chain)
 
 
 def test_publish_and_compare(project):

@@ -7,13 +7,14 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+import support_http
 
 PROGRAM = shutil.which("docker-registry")
 
@@ -75,13 +76,8 @@ class Small:
     @contextmanager
     def serving(self) -> Iterator[str]:
         """Serve until the block ends; gives host and port."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
+        with support_http.serving(_handler(self)) as url:
+            yield url.removeprefix("http://")
 
 
 def _handler(state: Small) -> type[BaseHTTPRequestHandler]:
