@@ -37,7 +37,15 @@ def differing(want: tuple[str, ...], got: tuple[str, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("ram_mib", "vcpus"), [(512, 1), (1024, 1), (512, 2), (2560, 1), (4096, 2)], ids=lambda value: f"{value}"
+    ("ram_mib", "vcpus"),
+    [
+        (512, 1),
+        (1024, 1),
+        pytest.param(512, 2, marks=pytest.mark.soak),
+        pytest.param(2560, 1, marks=pytest.mark.soak),
+        (4096, 2),
+    ],
+    ids=lambda value: f"{value}",
 )
 def test_every_register_is_predicted_for_the_shape(product, firmware, tmp_path, ram_mib, vcpus):
     image = with_sections(product, BASE)
@@ -53,8 +61,8 @@ def test_every_register_is_predicted_for_the_shape(product, firmware, tmp_path, 
         {".initrd": b"no archivf"},
         {".initrd": b"odd size"[:7]},
         {".initrd": None},
-        {".cmdline": CMDLINE + b" quiet loglevel=7 \n"},
-        {".osrel": b"ID=other\n"},
+        pytest.param({".cmdline": CMDLINE + b" quiet loglevel=7 \n"}, marks=pytest.mark.soak),
+        pytest.param({".osrel": b"ID=other\n"}, marks=pytest.mark.soak),
     ],
     ids=["one-byte", "odd", "no-initrd", "trailing-space", "osrel"],
 )
@@ -80,7 +88,12 @@ HOST = {
 }
 
 
-@pytest.mark.parametrize("name", HOST)
+RARE = {"network", "same-command-line", "smbios"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in RARE else ()) for name in HOST]
+)
 def test_what_a_host_changes_moves_just_these_registers(product, firmware, tmp_path, name):
     """The empty lists are what this firmware does not measure (docs/decisions/0012)."""
     arguments, registers = HOST[name]
